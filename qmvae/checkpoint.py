@@ -1,0 +1,48 @@
+"""A trained model as a folder: model.safetensors with the weights, model.json with what is needed to build it again."""
+
+from pathlib import Path
+
+import torch
+
+from qmvae import files, params
+from qmvae.models import MODELS, MultimodalVAE
+
+SECTIONS = {"qmvae": params.QMVAE, "mvae": params.MVAE, "mmvae": params.MMVAE, "dmvae": params.DMVAE}
+
+
+def build(name: str, config, shapes: dict, nets: dict[str, str]) -> MultimodalVAE:
+    """A model with fresh weights. name: a key of MODELS; the rest as MultimodalVAE takes it."""
+    return MODELS[name](shapes, nets, config)
+
+
+def save(folder: Path, model: MultimodalVAE, name: str, nets: dict[str, str], about: dict) -> None:
+    """Write the two files. about: facts for people (preset, seed, steps, ...), kept in model.json."""
+    files.save_tensors(folder / "model.safetensors", model.state_dict())
+    description = {"model": name, "shapes": model.shapes, "nets": nets, "config": model.config.model_dump(), **about}
+    files.save_json(folder / "model.json", description)
+
+
+def load(folder: str | Path, device: str = "cpu") -> MultimodalVAE:
+    """The trained model of a folder, ready for use (eval mode, no gradients needed).
+
+    Reads safetensors and JSON only, so that a folder from somebody else can't run code.
+    Raises FileError where a file is missing, broken or does not fit the other.
+    """
+    folder = Path(folder)
+    hint = "give a folder with model.safetensors and model.json, such as artifacts/<preset>/models/<model>/seed-<k>"
+    about = files.load_json(folder / "model.json", hint)
+    try:
+        name = about["model"]
+        config = SECTIONS[name].model_validate(about["config"])
+        shapes = {m: (int(c), int(h), int(w)) for m, (c, h, w) in about["shapes"].items()}
+        if any(not 0 < side <= 1024 for shape in shapes.values() for side in shape):
+            raise ValueError(f"shapes {shapes} are out of range")
+        model = build(name, config, shapes, about["nets"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise files.FileError(f"{folder / 'model.json'}: does not describe a model: {error!r}; {hint}") from None
+    weights, _ = files.load_tensors(folder / "model.safetensors", hint=hint)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise files.FileError(f"{folder / 'model.safetensors'}: does not fit model.json: {error}") from None
+    return model.to(device).eval()

@@ -1,0 +1,169 @@
+"""Images that need no download: handwriting and street numbers drawn from what the pinned packages ship.
+
+`mnist`: scikit-learn's 1,797 scanned digits (UCI optdigits, 8x8), enlarged to MNIST's 28x28 and moved about a little.
+`svhn`: numbers set in matplotlib's fonts and roughened until they look like SVHN's 32x32 crops of house numbers.
+They stand in for the real images where there is no network; results on them say nothing about the paper's.
+
+The pixels come from Pillow's scalar code and integer noise, not vectorised floats, whose last bits hang on the CPU.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from sklearn.datasets import load_digits
+
+from qmvae.data.checks import DataError
+from qmvae.params import Params
+
+VARIANTS = 7  # pictures of each scanned digit
+TEST_SHARE = 6  # every sixth scanned digit of a class is a test digit
+STREET_COUNTS = {"train": 10_000, "test": 2_000}
+FONTS = (  # those of matplotlib with upright-to-read digits; a fixed list, since every change changes every picture
+    "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-BoldOblique", "DejaVuSans-Oblique", "DejaVuSansMono",
+    "DejaVuSansMono-Bold", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-BoldItalic", "DejaVuSerif-Italic",
+    "STIXGeneral", "STIXGeneralBol", "STIXGeneralBolIta", "STIXGeneralItalic", "cmb10", "cmr10", "cmss10", "cmtt10",
+)  # fmt: skip
+CANVAS = 64  # street numbers are drawn at twice their size
+
+
+def read(params: Params, name: str) -> tuple[str, dict[str, np.ndarray]]:
+    """Draw the images of one modality: what to call them in messages, and the four arrays of an archive.
+
+    Images uint8 (N, 28, 28) or (N, 32, 32, 3), labels int64 (N,). Raises DataError for any name but mnist and svhn.
+    """
+    if name not in ("mnist", "svhn"):
+        raise DataError(f"modality {name!r}: the built-in images are mnist and svhn; for others use source: archive")
+    draw = handwriting if name == "mnist" else street_numbers
+    return f"built-in {name}", draw(params.images.seed)
+
+
+def handwriting(seed: int) -> dict[str, np.ndarray]:
+    """Seven variants of each scanned digit, white on black: 10,507 training and 2,072 test images (28, 28)."""
+    scans = load_digits()
+    arrays = {}
+    for part, originals in split_originals(scans.target, seed).items():
+        rng = np.random.default_rng([seed, len(originals)])
+        originals = np.tile(originals, VARIANTS)  # the rarer variants last: pairing cuts the end of each class
+        arrays[f"{part}_images"] = np.stack([_pen(scans.images[i], rng) for i in originals])
+        arrays[f"{part}_labels"] = scans.target[originals].astype(np.int64)
+    return arrays
+
+
+def split_originals(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Which scanned digits are for training and which for testing: indices, shuffled, in equal shares of each class.
+
+    The originals are divided before any variant is drawn, so that no test image has a twin in training.
+    """
+    rng = np.random.default_rng(seed)
+    parts = {"train": [], "test": []}
+    for digit in range(10):
+        originals = rng.permutation(np.flatnonzero(labels == digit))
+        cut = len(originals) // TEST_SHARE
+        parts["test"].append(originals[:cut])
+        parts["train"].append(originals[cut:])
+    return {part: rng.permutation(np.concatenate(indices)) for part, indices in parts.items()}
+
+
+def _pen(scan: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One variant (28, 28) of a scan (8, 8) of values 0..16: turned, slanted, scaled, shifted; strokes made firm."""
+    small = np.zeros((16, 16), np.uint8)
+    small[4:12, 4:12] = (scan * 15).astype(np.uint8)
+    angle, slant = rng.uniform(-0.2, 0.2), rng.uniform(-0.25, 0.25)
+    across, down = rng.uniform(0.85, 1.1, 2) * 8 / 40  # 8 scan pixels become about 20 of MNIST's, drawn at double size
+    linear = np.array([[across, slant * across], [angle * down, down]])
+    offset = 8 - linear @ (28 + rng.uniform(-3, 3, 2))  # centre to centre
+    affine, smooth = Image.Transform.AFFINE, Image.Resampling.BICUBIC
+    grey = Image.fromarray(small).transform((56, 56), affine, _rows(linear, offset), smooth)
+    sharp = grey.filter(ImageFilter.UnsharpMask(radius=5, percent=120, threshold=0))  # opens the small loops
+    return np.asarray(sharp.point(_firm(int(rng.integers(90, 140)))).reduce(2))
+
+
+@cache
+def _firm(threshold: int) -> list[int]:
+    """Pillow's table of new grey values: nearly black and white, split at `threshold`, a thick pen or a thin one."""
+    return [min(max((grey - threshold) * 4, 0), 255) for grey in range(256)]
+
+
+def _rows(linear: np.ndarray, offset: np.ndarray) -> tuple[float, ...]:
+    """A 2x2 map and its offset as the six numbers that Pillow's AFFINE takes."""
+    return (*linear[0], offset[0], *linear[1], offset[1])
+
+
+def street_numbers(seed: int) -> dict[str, np.ndarray]:
+    """House numbers cropped round one digit: 10,000 training and 2,000 test images (32, 32, 3), classes alike."""
+    arrays = {}
+    for part, count in STREET_COUNTS.items():
+        rng = np.random.default_rng([seed, count])
+        labels = rng.permutation(np.arange(count) % 10)
+        arrays[f"{part}_images"] = np.stack([_street_number(digit, rng) for digit in labels])
+        arrays[f"{part}_labels"] = labels
+    return arrays
+
+
+def _street_number(digit: int, rng: np.random.Generator) -> np.ndarray:
+    """One crop (32, 32, 3) of a house number with `digit` in its middle."""
+    wall, paint = _colours(rng)
+    picture = _gradient(wall, rng)
+    mask = _lettering(digit, rng)
+    if rng.random() < 0.3:  # a shadow, or the edge of a raised digit
+        shadow = Image.new("RGB", picture.size, tuple(int(c) // 2 for c in wall))
+        picture.paste(shadow, tuple(rng.integers(-3, 4, 2).tolist()), mask)
+    picture.paste(_gradient(paint, rng), (0, 0), mask)
+    side = int(rng.integers(12, 33))  # SVHN's crops are enlarged from as little as a dozen pixels
+    picture = picture.resize((side, side), Image.Resampling.BOX).resize((32, 32), Image.Resampling.BICUBIC)
+    picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.2)))
+    reach = rng.integers(1, 11)
+    noise = rng.integers(-reach, reach + 1, (32, 32, 3), dtype=np.int16)
+    return (np.asarray(picture) + noise).clip(0, 255).astype(np.uint8)
+
+
+def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """RGB of the wall and of the paint: muted, and at times hard to tell apart."""
+    brightness = rng.integers(30, 226)
+    contrast = rng.integers(40, 150)
+    darker, brighter = brightness - contrast, brightness + contrast
+    other = darker if darker > 0 and (brighter > 255 or rng.random() < 0.5) else brighter
+    colours = []
+    for level in (brightness, other):
+        warmth = rng.integers(-32, 33)  # from bluish slate to brick
+        colours.append((level + [warmth, 0, -warmth] + rng.integers(-10, 11, 3)).clip(0, 255))
+    return tuple(colours)
+
+
+def _gradient(colour: np.ndarray, rng: np.random.Generator) -> Image.Image:
+    """A square of `colour` in uneven light: four corners that differ, and all between them."""
+    corners = (colour + rng.integers(-25, 26, (2, 2, 1))).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(corners).resize((CANVAS, CANVAS), Image.Resampling.BILINEAR)
+
+
+def _lettering(digit: int, rng: np.random.Generator) -> Image.Image:
+    """Where the paint goes: the digit in the middle, often with neighbours that the crop cuts off, seen at an angle."""
+    font = _font(FONTS[rng.integers(len(FONTS))], int(rng.integers(60, 85)))
+    mask = Image.new("L", (2 * CANVAS, CANVAS))
+    draw = ImageDraw.Draw(mask)
+    middle = np.array([CANVAS, CANVAS // 2])
+    left, top, right, bottom = font.getbbox(str(digit), anchor="ls")
+    start, baseline = middle - [(left + right) / 2, (top + bottom) / 2]
+    neighbours = rng.integers(10, size=2)
+    draw.text((start, baseline), str(digit), fill=255, font=font, anchor="ls")
+    gap = rng.uniform(-2, 6)
+    for anchor, x, neighbour in (("rs", start + left - gap, neighbours[0]), ("ls", start + right + gap, neighbours[1])):
+        if rng.random() < 0.6:
+            draw.text((x, baseline), str(neighbour), fill=255, font=font, anchor=anchor)
+    slant, turn = rng.uniform(-0.2, 0.2), rng.uniform(-0.12, 0.12)
+    linear = np.array([[rng.uniform(0.8, 1.2), slant], [turn, rng.uniform(0.95, 1.25)]])
+    offset = middle - linear @ (CANVAS // 2 + rng.uniform(-4, 4, 2))
+    away = rng.uniform(-0.003, 0.003, 2)  # the far side of the number plate is smaller
+    centred = 1 + CANVAS // 2 * away.sum()  # what the map is divided by in the middle, which is to stay where it is
+    coefficients = (*_rows(linear * centred, offset * centred), *away)
+    return mask.transform((CANVAS, CANVAS), Image.Transform.PERSPECTIVE, coefficients, Image.Resampling.BILINEAR)
+
+
+@cache
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{name}.ttf"
+    # the plain layout: Pillow's other one hangs on a library of the system
+    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)

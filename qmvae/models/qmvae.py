@@ -1,0 +1,61 @@
+"""Q-MVAE (Chen et al. 2022): shared and private codes, product of experts, three ELBOs and the quadruplet metric loss."""
+
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from qmvae.gaussian import Gaussian, product_of_experts
+from qmvae.models.base import Images, MultimodalVAE
+from qmvae.quadruplet import Quadruplet, choose_negatives, quadruplet
+
+
+class QMVAE(MultimodalVAE):
+    """Eqs. 3-20 for any number of modalities; with more than two, Eq. 19 is summed over all pairs of them."""
+
+    def loss(self, images: Images, labels: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
+        """-L of Eq. 20, averaged over the batch, and its terms; see MultimodalVAE.loss."""
+        config = self.config
+        printed = config.objective == "printed"  # then every weight is 1, as in Eqs. 7, 17 and 18
+        shared = {m: self.shared_encoders[m](x) for m, x in images.items()}  # q(z|x), q(z|y)
+        private = {m: self.private_encoders[m](x) for m, x in images.items()}  # q(h_x|x), q(h_y|y)
+        joint = product_of_experts(list(shared.values()))  # q(z|x,y), Eq. 8
+
+        z_joint = joint.rsample()  # one z for all modalities, as Eq. 7 has it
+        kl_joint = (1.0 if printed else config.kl_shared) * joint.kl().mean()
+        terms = {"elbo_joint": -kl_joint, "kl_joint": joint.kl().mean()}
+        for m, x in images.items():
+            weight_kl = 1.0 if printed else config.kl_private[m]
+            weight_kl_shared = 1.0 if printed else config.kl_shared
+            weight_p = 1.0 if printed else config.likelihood[m].weight
+            # E[ln p(x|z,h)] once with z ~ q(z|x,y) for Eq. 7, once with z ~ q(z|x) for Eqs. 17 and 18, decoded in one go
+            z = torch.cat([z_joint, shared[m].rsample()])
+            h = Gaussian(*(part.repeat(2, 1) for part in private[m])).rsample()
+            log_p = self.log_likelihood(m, self.decode(m, z, h), torch.cat([x, x]))
+            log_p_joint, log_p_alone = (weight_p * part.mean() for part in log_p.chunk(2))
+            kl_private, kl_shared = private[m].kl().mean(), shared[m].kl().mean()
+            terms["elbo_joint"] = terms["elbo_joint"] + log_p_joint - weight_kl * kl_private  # Eq. 7
+            terms[f"elbo_{m}"] = log_p_alone - weight_kl_shared * kl_shared - weight_kl * kl_private  # Eqs. 17, 18
+            terms |= {f"kl_shared_{m}": kl_shared, f"kl_private_{m}": kl_private}
+
+        quad = self.quadruplet_terms({m: q.mean for m, q in shared.items()}, labels, progress)
+        terms["quad"] = quad.first + quad.second + quad.third  # Eq. 19
+        elbos = terms["elbo_joint"] + sum(terms[f"elbo_{m}"] for m in images)
+        terms["loss"] = config.beta * terms["quad"] - elbos  # -L, Eq. 20
+        return terms | {"distance_positive": quad.positive, "distance_negative": quad.negative}
+
+    def quadruplet_terms(self, means: dict[str, Tensor], labels: Tensor, progress: float) -> Quadruplet:
+        """Eq. 19 averaged over the batch and summed over the pairs of modalities; rows without a negative count as 0.
+
+        means: the posterior means (N, shared) of each modality. The negatives are random up to the fraction `start` of
+        training and screened by the model as it stands from there on (section 3.3).
+        """
+        config = self.config
+        policy = config.negatives.policy if progress >= config.negatives.start else "random"
+        total = None
+        for a, b in combinations(means.values(), 2):
+            a_minus, b_minus, usable = choose_negatives(a, b, labels, policy, config.negatives.distinct)
+            quad = quadruplet(a, b, a[a_minus], b[b_minus], config.alpha1, config.alpha2)
+            quad = Quadruplet(*((term * usable).mean() for term in quad))
+            total = quad if total is None else Quadruplet(*(s + t for s, t in zip(total, quad, strict=True)))
+        return total

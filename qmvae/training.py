@@ -1,0 +1,236 @@
+"""The training loop, and what lets a killed run go on to the same bytes as one that was left alone.
+
+`python -m qmvae.training MODEL` trains a model with every seed of the preset into artifacts/<preset>/models/MODEL/seed-<k>.
+"""
+
+import argparse
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from qmvae import checkpoint, data, files
+from qmvae.params import Params, ParamsError, load
+
+CODE = ["gaussian.py", "nets.py", "quadruplet.py", "training.py", "models/base.py"]  # and the model's own file
+
+
+class TrainingError(RuntimeError):
+    """Training can't start or go on; the message says why and what to do."""
+
+
+class Deck:
+    """Batches of rows dealt from an endless deck: every row once, shuffled anew each time the deck is through.
+
+    `deal(step)` depends on nothing but the seed and the step, so that a resumed run deals the same batches.
+    """
+
+    def __init__(self, rows: int, batch_size: int, seed: int, device: torch.device):
+        self.rows, self.batch_size, self.seed, self.device = rows, batch_size, seed, device
+        self.shuffled: dict[int, Tensor] = {}  # epoch -> permutation; the last two at most
+
+    def deal(self, step: int) -> Tensor:
+        """Rows of batch `step`, counted from 0: (batch_size,) int64 on the device."""
+        epoch, start = divmod(step * self.batch_size, self.rows)
+        batch = self.epoch(epoch)[start : start + self.batch_size]
+        if len(batch) < self.batch_size:
+            batch = torch.cat([batch, self.epoch(epoch + 1)[: self.batch_size - len(batch)]])
+        return batch
+
+    def epoch(self, epoch: int) -> Tensor:
+        if epoch not in self.shuffled:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            self.shuffled = {e: p for e, p in self.shuffled.items() if e == epoch - 1}
+            self.shuffled[epoch] = torch.randperm(self.rows, generator=generator).to(self.device)
+        return self.shuffled[epoch]
+
+
+def device_of(params: Params) -> torch.device:
+    """The device that params.yaml asks for; `auto` takes a GPU where there is one. Raises TrainingError."""
+    if params.device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("params.yaml: device: cuda, but torch sees no GPU here; use `auto` or `cpu`")
+    return torch.device("cuda" if params.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def train(params: Params, name: str, seed: int, dataset: data.Dataset, folder: Path, fingerprint: str) -> None:
+    """Train one model with one seed, and leave model.safetensors, model.json and log.csv in `folder`.
+
+    Checkpoints lie in the same folder until the end. If one is there with the same fingerprint, training goes on from
+    it. Raises TrainingError on a loss that is not finite.
+    """
+    settings, device = params.training, dataset.train.pairs.device
+    nets = {m: modality.net for m, modality in params.modalities.items()}
+    torch.manual_seed(seed)
+    model = checkpoint.build(name, getattr(params, name), dataset.shapes, nets)
+    model = model.to(device, memory_format=torch.channels_last)  # the layout in which CPU and GPU convolve fastest
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, fused=True)
+    deck = Deck(len(dataset.train.pairs), settings.batch_size, seed, device)
+
+    log = Log(settings.log_every)
+    start = resume(folder / "checkpoint.safetensors", fingerprint, model, optimizer, log)
+    if start:
+        print(f"{name}, seed {seed}: goes on from step {start:,} of {settings.steps:,}", flush=True)
+    bar = tqdm(range(start, settings.steps), f"{name}, seed {seed}", settings.steps, initial=start, disable=None)
+    for step in bar:
+        images, labels = dataset.train.batch(deck.deal(step))
+        terms = model.loss(images, labels, progress=step / settings.steps)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        if log.add(step + 1, terms, last=step + 1 == settings.steps):
+            bar.set_postfix(log.latest("loss", "elbo_joint", "quad"), refresh=False)
+        if (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
+            save_state(folder / "checkpoint.safetensors", fingerprint, step + 1, model, optimizer, log)
+            if bar.disable:
+                print(f"{name}, seed {seed}: step {step + 1:,} of {settings.steps:,}, loss {log.rows[-1][1]:.1f}", flush=True)
+
+    files.save_text(folder / "log.csv", log.csv())
+    about = {"preset": params.preset, "images": dataset.describe(), "seed": seed, "steps": settings.steps}
+    checkpoint.save(folder, model, name, nets, about | {"fingerprint": fingerprint})
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+class Log:
+    """The terms of the objective, averaged over windows of `every` steps; each row is (step, term, term, ...).
+
+    The steps of a window wait on the device, so that a GPU is not stopped to read a number each time.
+    """
+
+    def __init__(self, every: int):
+        self.every, self.columns, self.rows, self.window = every, [], [], []
+
+    def add(self, step: int, terms: dict[str, Tensor], last: bool = False) -> bool:
+        """Note the terms of `step`, counted from 1; True when a window closed. Raises TrainingError on NaN or infinity."""
+        self.columns = ["step", "loss", *(name for name in terms if name != "loss")]
+        self.window.append(torch.stack([terms[name].detach() for name in self.columns[1:]]))
+        if step % self.every and not last:
+            return False
+        values = torch.stack(self.window).double().cpu()
+        for i, row in enumerate(values):
+            broken = [f"{c} = {v}" for c, v in zip(self.columns[1:], row.tolist(), strict=True) if not math.isfinite(v)]
+            if broken:
+                raise TrainingError(
+                    f"step {step - len(values) + i + 1:,}: {', '.join(broken)}; try a smaller learning rate "
+                    "(presets.<preset>.training.lr). The last checkpoint, from before, is kept"
+                )
+        self.rows.append([step, *values.mean(dim=0).tolist()])
+        self.window = []
+        return True
+
+    def latest(self, *names: str) -> dict[str, str]:
+        return {n: f"{self.rows[-1][self.columns.index(n)]:.2f}" for n in names if n in self.columns}
+
+    def csv(self) -> str:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([step, *(f"{value:.6g}" for value in values)] for step, *values in self.rows)
+        return text.getvalue()
+
+
+def save_state(path: Path, fingerprint: str, step: int, model, optimizer, log: Log) -> None:
+    """All that the rest of the run depends on: weights, Adam's moments, the random state and the log so far."""
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{i}.{key}": torch.as_tensor(value) for key, value in state.items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    tensors["log"] = torch.tensor(log.rows, dtype=torch.float64)
+    about = {"step": str(step), "fingerprint": fingerprint, "columns": json.dumps(log.columns)}
+    files.save_tensors(path, tensors, about)
+
+
+def resume(path: Path, fingerprint: str, model, optimizer, log: Log) -> int:
+    """Put the run back to where the checkpoint left it and return the step to go on from; 0 where there is none."""
+    if not path.exists():
+        return 0
+    tensors, about = files.load_tensors(path)
+    if about.get("fingerprint") != fingerprint:
+        print(f"{path}: from other parameters, images or code; training starts anew", flush=True)
+        return 0
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    weights = list(model.parameters())
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("adam."):
+            _, i, name = key.split(".")
+            # fused Adam walks memory, so moments must lie as their weights do, channels last where those are
+            like = value if name == "step" else torch.empty_like(weights[int(i)])
+            state.setdefault(int(i), {})[name] = like.copy_(value)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["random.cpu"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    log.columns = json.loads(about["columns"])
+    log.rows = [[int(step), *values] for step, *values in tensors["log"].tolist()]
+    return int(about["step"])
+
+
+def fingerprint_of(params: Params, name: str) -> str:
+    """SHA-256 over what a seed's result depends on: parameters, images, pairs, code, versions and kind of device."""
+    settings = params.training.model_dump(exclude={"seeds"})
+    parts = [name, settings, getattr(params, name).model_dump(), params.model_dump()["modalities"]]
+    digest = hashlib.sha256(json.dumps([*parts, torch.__version__, device_of(params).type], sort_keys=True).encode())
+    package = Path(__file__).parent
+    sources = [package / part for part in [*CODE, f"models/{name}.py"]]
+    for path in sources + sorted((params.artifacts / "data").glob("*.safetensors")):
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def run(params: Params, name: str) -> None:
+    """Train every seed of the preset. What is under way lies in artifacts/<preset>/progress, where DVC doesn't reach;
+    the stage's own output is filled at the end, with finished seeds only."""
+    progress = params.artifacts / "progress" / name
+    progress.mkdir(parents=True, exist_ok=True)
+    with open(progress / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(f"{progress}: another process is training {name}; wait for it or stop it first") from None
+        dataset = data.load(params, device_of(params))
+        if len(dataset.train.pairs) < params.training.batch_size:
+            raise TrainingError(
+                f"presets.{params.preset}.training.batch_size: {params.training.batch_size} is more than the "
+                f"{len(dataset.train.pairs)} training pairs; make it smaller"
+            )
+        fingerprint = fingerprint_of(params, name)
+        for seed in params.training.seeds:
+            folder = progress / f"seed-{seed}"
+            if (folder / "model.json").exists() and files.load_json(folder / "model.json")["fingerprint"] == fingerprint:
+                print(f"{name}, seed {seed}: finished earlier from the same parameters, images and code; kept", flush=True)
+                continue
+            (folder / "model.json").unlink(missing_ok=True)
+            train(params, name, seed, dataset, folder, fingerprint)
+        output = params.artifacts / "models" / name
+        shutil.rmtree(output, ignore_errors=True)
+        for seed in params.training.seeds:
+            shutil.copytree(progress / f"seed-{seed}", output / f"seed-{seed}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m qmvae.training", description=__doc__)
+    parser.add_argument("model", choices=checkpoint.MODELS)
+    name = parser.parse_args().model
+    try:
+        run(load(), name)
+    except (ParamsError, TrainingError, files.FileError) as error:
+        raise SystemExit(f"training {name}: {error}") from None
+    except KeyboardInterrupt:
+        print(f"\n{name}: stopped; `dvc repro` goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Pairs, batches, the built-in images, and what is written and read. The other two sources: test_data_sources.py."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from tiny import ROOT, write_params, write_project
+
+from qmvae import data, files
+from qmvae import params as parameters
+from qmvae.data import __main__ as command
+from qmvae.data import builtin
+
+MNIST_TRAIN = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+MNIST_TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+SVHN_TRAIN = [4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659]  # "0" first
+SVHN_TEST = [1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595]
+
+
+def shuffled_labels(counts, seed=0):
+    labels = torch.repeat_interleave(torch.arange(10), torch.tensor(counts))
+    return labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    ("mnist", "svhn", "expected"), [(MNIST_TRAIN, SVHN_TRAIN, 1_682_040), (MNIST_TEST, SVHN_TEST, 300_000)]
+)
+def test_the_papers_counts_of_pairs(mnist, svhn, expected):
+    labels = {"mnist": shuffled_labels(mnist), "svhn": shuffled_labels(svhn, seed=1)}
+    pairs = data.pair(labels, 30, generator())
+    assert pairs.shape == (expected, 2) and pairs.dtype == torch.int32
+    assert (labels["mnist"][pairs[:, 0].long()] == labels["svhn"][pairs[:, 1].long()]).all()
+
+
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_each_image_up_to_the_poorest_modality_is_paired_equally_often(modalities):
+    counts = [[5, 9, 7] + [3] * 7, [8, 4, 7] + [6] * 7, [6, 5, 2] + [9] * 7][:modalities]
+    labels = [shuffled_labels(c, seed) for seed, c in enumerate(counts)]
+    pairs = data.pair(labels, 4, generator())
+    poorest = [min(c) for c in zip(*counts, strict=True)]
+    assert pairs.shape == (4 * sum(poorest), modalities)
+    for column, of_modality in zip(pairs.long().T, labels, strict=True):
+        times = torch.bincount(column, minlength=len(of_modality))
+        for digit, n in enumerate(poorest):
+            members = torch.nonzero(of_modality == digit).squeeze(1)
+            assert (times[members[:n]] == 4).all() and (times[members[n:]] == 0).all()
+        assert (of_modality[column] == labels[0][pairs[:, 0].long()]).all()
+
+
+def test_a_class_gives_at_most_ten_thousand_images():
+    labels = [shuffled_labels([10_500] + [1] * 9), shuffled_labels([10_200] + [1] * 9)]
+    assert len(data.pair(labels, 1, generator())) == 10_009
+
+
+def test_pairs_hang_on_the_seed_and_partners_change():
+    labels = [shuffled_labels([50] * 10), shuffled_labels([50] * 10, seed=1)]
+    once = data.pair(labels, 2, generator(0))
+    assert torch.equal(once, data.pair(labels, 2, generator(0)))
+    assert not torch.equal(once, data.pair(labels, 2, generator(1)))
+    first, second = (dict(half.tolist()) for half in once[:100].split(50))  # the two rounds of the class 0
+    assert first.keys() == second.keys() and first != second
+
+
+def a_split():
+    greys, white = torch.arange(3 * 4).view(3, 1, 2, 2) * 20, torch.full((2, 3, 2, 2), 255)
+    images = {"mnist": greys.to(torch.uint8), "svhn": white.to(torch.uint8)}
+    labels = {"mnist": torch.tensor([4, 7, 4]), "svhn": torch.tensor([7, 4])}
+    return data.Split(images, labels, torch.tensor([[0, 1], [1, 0], [2, 1]], dtype=torch.int32))
+
+
+def test_a_batch_holds_the_pairs_asked_for():
+    split = a_split()
+    images, labels = split.batch(torch.tensor([2, 1, 2, 0]))
+    assert list(images) == ["mnist", "svhn"] and labels.tolist() == [4, 7, 4, 4] and labels.dtype == torch.int64
+    assert images["mnist"].shape == (4, 1, 2, 2) and images["mnist"].dtype == torch.float32
+    assert torch.equal(images["mnist"], split.images["mnist"][[2, 1, 2, 0]] / 255)
+    assert torch.equal(images["svhn"], torch.ones(4, 3, 2, 2))
+    assert split.images["svhn"].dtype == torch.uint8 and split.images["svhn"].min() == 255  # untouched
+    moved = split.to("cpu")
+    assert torch.equal(moved.pairs, split.pairs) and list(moved.images) == list(split.images)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_batch_is_made_where_the_images_lie():
+    images, labels = a_split().to("cuda").batch(torch.tensor([2, 1], device="cuda"))
+    expected, _ = a_split().batch(torch.tensor([2, 1]))
+    assert images["mnist"].is_cuda and labels.is_cuda
+    torch.testing.assert_close(images["mnist"].cpu(), expected["mnist"])
+
+
+@pytest.fixture
+def few_street_numbers(monkeypatch):
+    monkeypatch.setattr(builtin, "STREET_COUNTS", {"train": 300, "test": 100})
+
+
+@pytest.fixture
+def one_variant(monkeypatch):
+    monkeypatch.setattr(builtin, "VARIANTS", 1)
+
+
+@pytest.mark.parametrize("draw", [builtin.handwriting, builtin.street_numbers])
+def test_builtin_images_hang_on_the_seed_alone(draw, few_street_numbers, one_variant):
+    once, again, other = draw(0), draw(0), draw(1)
+    assert all(np.array_equal(once[key], again[key]) for key in once)
+    assert not np.array_equal(once["train_images"], other["train_images"])
+
+
+def test_no_scanned_digit_is_on_both_sides():
+    labels = load_digits().target
+    parts = builtin.split_originals(labels, seed=0)
+    assert not set(parts["train"]) & set(parts["test"])
+    assert sorted([*parts["train"], *parts["test"]]) == list(range(len(labels)))
+    for part, share in (("train", 5 / 6), ("test", 1 / 6)):
+        assert np.bincount(labels[parts[part]]) == pytest.approx(share * np.bincount(labels), abs=1)
+    assert not np.array_equal(parts["test"], builtin.split_originals(labels, seed=1)["test"])
+
+
+def test_variants_are_drawn_from_their_own_side(monkeypatch, one_variant):
+    drawn = []
+    monkeypatch.setattr(builtin, "_pen", lambda scan, rng: drawn.append(scan.tobytes()) or np.zeros((28, 28), np.uint8))
+    arrays = builtin.handwriting(0)
+    train, test = set(drawn[: len(arrays["train_labels"])]), set(drawn[len(arrays["train_labels"]) :])
+    assert len(train) + len(test) == 1797 and not train & test  # all scans differ
+
+
+def quick(folder, **changes):
+    """The preset `quick` with its files in `folder`."""
+    return parameters.load("quick", ROOT).model_copy(update={"root": folder, **changes})
+
+
+def test_the_quick_images(tmp_path, monkeypatch):
+    assert builtin.STREET_COUNTS == {"train": 10_000, "test": 2_000}
+    monkeypatch.setattr(builtin, "STREET_COUNTS", {"train": 1000, "test": 200})  # for the time it takes
+    dataset = data.make(quick(tmp_path))
+    assert dataset.shapes == {"mnist": (1, 28, 28), "svhn": (3, 32, 32)}
+    assert dataset.describe() == "built-in handwriting 10,507/2,072 + built-in street numbers 1,000/200"
+    for split in (dataset.train, dataset.test):
+        for name, images in split.images.items():
+            assert images.dtype == torch.uint8 and split.labels[name].dtype == torch.int64
+            assert len(images) == len(split.labels[name]) and split.labels[name].unique().tolist() == list(range(10))
+    edge = dataset.train.images["mnist"].float()
+    assert edge[:, :, [0, -1]].mean() < 5 and 20 < edge.mean() < 60  # white on black, with a margin, as MNIST
+    assert dataset.train.images["svhn"].float().std(dim=(1, 2, 3)).min() > 2  # none is blank
+    assert len(dataset.train.pairs) == 30 * 1000 and len(dataset.test.pairs) == 30 * 200  # the classes are balanced
+
+
+def test_the_builtin_source_knows_two_modalities(tmp_path):
+    settings = quick(tmp_path)
+    extra = settings.modalities | {"speech": settings.modalities["mnist"]}
+    with pytest.raises(data.DataError, match="speech.*mnist and svhn.*archive"):
+        builtin.read(quick(tmp_path, modalities=extra), "speech")
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    write_project(tmp_path)
+    settings = parameters.load(root=tmp_path)
+    dataset = data.make(settings)
+    data.save(dataset, settings)
+    loaded = data.load(settings)
+    assert loaded.titles == dataset.titles and loaded.describe() == "MNIST 120/40 + SVHN subset 120/40"
+    for before, after in ((dataset.train, loaded.train), (dataset.test, loaded.test)):
+        assert torch.equal(before.pairs, after.pairs) and list(before.images) == list(after.images)
+        for name in before.images:
+            assert torch.equal(before.images[name], after.images[name]) and before.images[name].dtype == torch.uint8
+            assert torch.equal(before.labels[name], after.labels[name])
+    folder = settings.artifacts / "data"
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert written.keys() == {"images.safetensors", "pairs.safetensors"}
+    data.save(data.make(settings), settings)
+    assert written == {path.name: path.read_bytes() for path in folder.iterdir()}  # DVC sees no change
+
+
+def test_files_that_do_not_fit_are_named(tmp_path):
+    write_project(tmp_path)
+    settings = parameters.load(root=tmp_path)
+    with pytest.raises(files.FileError, match="images.safetensors.*dvc repro"):
+        data.load(settings)
+    data.save(data.make(settings), settings)
+    extra = settings.modalities | {"speech": settings.modalities["mnist"]}
+    with pytest.raises(files.FileError, match="speech.*dvc repro"):
+        data.load(settings.model_copy(update={"modalities": extra}))
+    pairs = settings.artifacts / "data" / "pairs.safetensors"
+    tensors, _ = files.load_tensors(pairs)
+    files.save_tensors(pairs, tensors | {"test": tensors["train"] + 40})
+    with pytest.raises(files.FileError, match="test: the pairs are not of these images.*dvc repro"):
+        data.load(settings)
+    pairs.write_bytes(pairs.read_bytes()[:-9])
+    with pytest.raises(files.FileError, match="pairs.safetensors.*dvc repro"):
+        data.load(settings)
+
+
+def test_the_modalities_keep_their_order_when_params_yaml_changes_it(tmp_path):
+    write_project(tmp_path)
+    settings = parameters.load(root=tmp_path)
+    data.save(data.make(settings), settings)
+    backwards = settings.model_copy(update={"modalities": dict(reversed(settings.modalities.items()))})
+    split = data.load(backwards).train
+    assert list(split.images) == ["mnist", "svhn"]  # DVC takes the two files for equal, so the pairs must stay right
+    assert torch.equal(split.labels["mnist"][split.pairs[:, 0].long()], split.labels["svhn"][split.pairs[:, 1].long()])
+
+
+def test_the_command_says_what_it_made(tmp_path, monkeypatch, capsys):
+    write_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    command.main()
+    assert capsys.readouterr().out.splitlines() == [
+        "MNIST: 120 training and 40 test images, 1x16x16",
+        "SVHN subset: 120 training and 40 test images, 3x16x16",
+        "pairs: 3,600 for training and 1,200 for testing",
+    ]
+
+
+def test_the_command_fails_with_one_message(tmp_path):
+    write_params(tmp_path)
+    (tmp_path / "data").mkdir()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "qmvae.data"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 1 and run.stdout == "" and "Traceback" not in run.stderr
+    assert len(run.stderr.splitlines()) == 1 and str(tmp_path / "data" / "mnist.npz") in run.stderr
+    assert not (tmp_path / "artifacts").exists()

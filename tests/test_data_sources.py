@@ -1,0 +1,356 @@
+"""Images from outside: archives of any origin, and MNIST and SVHN in the files of their authors. No network."""
+
+import gzip
+import hashlib
+import io
+import os
+import struct
+import zipfile
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from tiny import ROOT, write_project
+from torchvision.datasets import MNIST, SVHN
+
+from qmvae import data
+from qmvae import params as parameters
+from qmvae.data import archive, official
+
+MNIST_TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+REAL = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project with two good archives, and a way to spoil an array of mnist.npz."""
+    return write_project(tmp_path)
+
+
+def rewrite(project, **arrays):
+    """Put other arrays into mnist.npz; None takes one out."""
+    path = project / "data" / "mnist.npz"
+    with np.load(path) as old:
+        arrays = dict(old) | arrays
+    np.savez(path, **{key: array for key, array in arrays.items() if array is not None})
+
+
+def make(project):
+    return data.make(parameters.load(root=project))
+
+
+def images(*shape, dtype=np.uint8):
+    return np.zeros(shape, dtype)
+
+
+LABELS = np.arange(120) % 10
+
+# what is put into mnist.npz, and what the message then says after naming the file
+BAD_ARRAYS = {
+    "missing": (dict(test_labels=None), "test_labels: not in it"),
+    "floats": (dict(train_images=images(120, 16, 16, dtype=np.float32)), "train_images: found type float32, expected"),
+    "nan": (dict(test_images=np.full((40, 16, 16), np.nan)), "test_images: found type float64, expected uint8"),
+    "signed": (dict(train_images=images(120, 16, 16, dtype=np.int8)), "train_images: found type int8, expected uint8"),
+    "objects": (dict(train_images=np.full((120, 16, 16), None)), "train_images: found pickled Python objects"),
+    "text": (dict(train_labels=LABELS.astype(str)), r"train_labels: found type <U\d+, expected integers 0..9"),
+    "float labels": (dict(test_labels=np.full(40, np.nan)), "test_labels: found type float64, expected integers"),
+    "flat": (dict(train_images=images(120, 256)), r"train_images: found shape \(120, 256\), expected \(N, height"),
+    "five sizes": (dict(train_images=images(120, 1, 1, 16, 16)), "train_images: found shape .*, expected"),
+    "channels first": (dict(train_images=images(120, 3, 16, 16)), "train_images: found shape .*, expected 1 or 3"),
+    "two channels": (dict(train_images=images(120, 16, 16, 2)), "train_images: found shape .*, expected 1 or 3"),
+    "too small": (dict(train_images=images(120, 8, 8)), "train_images: found shape .*, expected sides of 16 to"),
+    "no images": (dict(train_images=images(0, 16, 16)), "train_images: found no image, expected at least one"),
+    "one more": (dict(train_labels=np.arange(121) % 10), "train_labels: found 121 labels for 120 images, expected"),
+    "label rows": (dict(train_labels=LABELS[:, None]), r"train_labels: found shape \(120, 1\), expected \(N,\)"),
+    "one label": (dict(train_labels=np.int64(3)), r"train_labels: found shape \(\), expected \(N,\)"),
+    "label 10": (dict(train_labels=LABELS + 1), "train_labels: found labels 1 to 10, expected 0..9"),
+    "label -1": (dict(test_labels=np.arange(40) % 10 - 1), "test_labels: found labels -1 to 8, expected 0..9"),
+    "huge label": (dict(train_labels=LABELS.astype(np.uint64) + 2**63), "train_labels: found labels 9223.*, expected"),
+    "class gone": (dict(train_labels=LABELS % 9), "train_labels: found no image of class 9, expected every class that"),
+    "test class gone": (dict(test_labels=np.arange(40) % 8), "test_labels: found no image of class 8, 9, expected"),
+    "other size": (dict(test_images=images(40, 24, 24)), r"test_images: found images of \(24, 24\), expected \(16, 16"),
+    "other channels": (dict(test_images=images(40, 16, 16, 3)), "test_images: found images of .*, expected"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_ARRAYS)
+def test_a_bad_array_is_refused_by_name(project, fault):
+    arrays, message = BAD_ARRAYS[fault]
+    rewrite(project, **arrays)
+    with pytest.raises(data.DataError, match=message) as error:
+        make(project)
+    assert str(project / "data" / "mnist.npz") in str(error.value) and "\n" not in str(error.value)
+
+
+def test_one_class_alone_is_refused(project):
+    for name in ("mnist", "svhn"):
+        path = project / "data" / f"{name}.npz"
+        with np.load(path) as old:
+            np.savez(path, **{k: np.full(len(v), 4) if k.endswith("labels") else v for k, v in old.items()})
+    with pytest.raises(data.DataError, match="train_labels: found class 4 only"):
+        make(project)
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_nothing_is_unpickled(project):
+    went_off = project / "went_off"
+    rewrite(project, train_images=np.array([Bomb(went_off)] * 120))
+    with pytest.raises(data.DataError, match="mnist.npz: train_images: found pickled Python objects"):
+        make(project)
+    assert not went_off.exists()
+    np.load(project / "data" / "mnist.npz", allow_pickle=True)["train_images"]  # the bomb is live
+    assert went_off.exists()
+
+
+def npy(shape, dtype="|u1", version=(1, 0), body=b""):
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    size = struct.pack("<H" if version == (1, 0) else "<I", len(header))
+    return b"\x93NUMPY" + bytes(version) + size + header + body
+
+
+HOSTILE = {
+    "claims a terabyte": (npy((10**9, 1024)), "train_images: found .* bytes, expected 1,024,000,000"),
+    "claims more than 64 bits": (npy((2**40, 2**40)), "train_images: found .* bytes, expected"),
+    "claims less": (npy((1, 16, 16), body=b"0" * 512), "train_images: found .* bytes, expected"),
+    "negative": (npy((-1, -16, 16), body=b"0" * 256), "train_images: found .* bytes, expected"),
+    "version 2": (npy((1, 16, 16), version=(2, 0), body=b"0" * 256), "train_images: found no readable header"),
+    "no header": (b"\x93NUMPY", "train_images: found no readable header"),
+    "no array": (b"hello", "train_images: found no readable header"),
+    "nested": (npy("(" * 5000), "train_images: found no readable header"),
+    "a pickle": (b"\x80\x04K\x01.", "train_images: found no readable header"),
+}
+
+
+def put(project, key, content):
+    """Replace one entry of mnist.npz by raw bytes."""
+    path = project / "data" / "mnist.npz"
+    with zipfile.ZipFile(path) as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, value in (entries | {f"{key}.npy": content}).items():
+            new.writestr(name, value)
+
+
+@pytest.mark.parametrize("fault", HOSTILE)
+def test_a_header_is_checked_before_room_is_made(project, fault):
+    content, message = HOSTILE[fault]
+    put(project, "train_images", content)
+    with pytest.raises(data.DataError, match=f"mnist.npz: {message}"):
+        make(project)
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(project, monkeypatch):
+    monkeypatch.setattr(archive, "MOST_BYTES", 2**20)
+    rewrite(project, train_images=images(2**13, 16, 16))
+    with pytest.raises(data.DataError, match="mnist.npz: train_images: found .* bytes unpacked .*at most 1,048,576"):
+        make(project)
+
+
+def break_file(path, how):
+    content = path.read_bytes()
+    path.unlink()
+    if how == "folder":
+        path.mkdir()
+    elif how == "cut short":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "a bare array":
+        np.save(path.open("wb"), images(3, 3))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("missing", "not there, expected an archive with train_images, .*make repro PRESET=quick"),
+        ("folder", "found a folder, expected a .npz file"),
+        ("cut short", "found no whole .npz file .*train_images.*copy it again"),
+        ("empty", "found no whole .npz file"),
+        ("a bare array", "found no whole .npz file"),
+    ],
+)
+def test_a_bad_file_is_refused_by_name(project, how, message):
+    path = project / "data" / "svhn.npz"
+    break_file(path, how)
+    with pytest.raises(data.DataError, match=message) as error:
+        make(project)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_flipped_bits_are_noticed(project):
+    rewrite(project)  # not compressed
+    path = project / "data" / "mnist.npz"
+    content = bytearray(path.read_bytes())
+    content[2000] ^= 1  # within train_images
+    path.write_bytes(content)
+    with pytest.raises(data.DataError, match="mnist.npz: train_images: found data that can't be read"):
+        make(project)
+
+
+def test_good_archives_come_as_they_are(project):
+    with np.load(project / "data" / "svhn.npz") as arrays:
+        arrays = dict(arrays)
+    arrays["test_labels"] = arrays["test_labels"].astype(">i8")  # any integers, whatever their order of bytes
+    arrays["train_images"] = np.asfortranarray(arrays["train_images"])
+    np.savez(project / "data" / "svhn.npz", **arrays, notes=np.array("extra arrays do no harm"))
+    dataset = make(project)
+    assert dataset.shapes == {"mnist": (1, 16, 16), "svhn": (3, 16, 16)}
+    assert np.array_equal(dataset.train.images["svhn"].permute(0, 2, 3, 1).numpy(), arrays["train_images"])
+    assert dataset.test.labels["svhn"].dtype == torch.int64
+    assert np.array_equal(dataset.test.labels["svhn"].numpy(), arrays["test_labels"])
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real images in {REAL}")
+def test_the_real_archives():
+    dataset = data.make(parameters.load("subset", ROOT).model_copy(update={"data": REAL}))
+    assert dataset.describe() == "MNIST 60,000/10,000 + SVHN subset 10,434/2,000"
+    assert dataset.shapes == {"mnist": (1, 28, 28), "svhn": (3, 32, 32)}
+    assert torch.bincount(dataset.test.labels["mnist"]).tolist() == MNIST_TEST
+    assert len(dataset.train.pairs) == 30 * 10_434  # MNIST has more of every class
+    assert len(dataset.test.pairs) == 30 * 2_000
+
+
+# The files of the paper's data sets, tiny, with their checksums in the place of the official ones.
+
+
+def md5(content):
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def idx(array):
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}i", *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """{path in the data folder: content} of six small official files; the network is cut."""
+    random = np.random.default_rng(0)
+    unpacked, contents = {}, {}
+    for key, (name, _) in official.MNIST_FILES.items():
+        count = 60 if key.startswith("train") else 20
+        array = random.integers(0, 256, (count, 28, 28)) if key.endswith("images") else np.arange(count) % 10
+        contents[f"MNIST/raw/{name}"] = idx(array.astype(np.uint8))
+        unpacked[key] = (name, md5(contents[f"MNIST/raw/{name}"]))
+        contents[f"MNIST/raw/{name}.gz"] = gzip.compress(contents[f"MNIST/raw/{name}"], mtime=0)
+    monkeypatch.setattr(official, "MNIST_FILES", unpacked)
+    packed = [(f"{name}.gz", md5(contents[f"MNIST/raw/{name}.gz"])) for name, _ in unpacked.values()]
+    monkeypatch.setattr(MNIST, "resources", packed)
+    split_list = {}
+    for part, count in (("train", 50), ("test", 30)):
+        file = io.BytesIO()
+        labels = (np.arange(count) % 10 + 1)[:, None].astype(np.uint8)  # 1..10, as SVHN's authors have them
+        scipy.io.savemat(file, {"X": random.integers(0, 256, (32, 32, 3, count)).astype(np.uint8), "y": labels})
+        url, name, _ = SVHN.split_list[part]
+        contents[name] = file.getvalue()
+        split_list[part] = [url, name, md5(contents[name])]
+    monkeypatch.setattr(SVHN, "split_list", split_list)
+    monkeypatch.setattr(official, "download_url", no_internet)
+    return contents
+
+
+def no_internet(url, *_):
+    raise URLError("no route to host")
+
+
+def lay(folder, contents, leave_out=""):
+    for name, content in contents.items():
+        if not leave_out or not name.endswith(leave_out):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+
+
+def paper(folder):
+    return parameters.load("paper", ROOT).model_copy(update={"root": folder, "data": folder / "data"})
+
+
+@pytest.mark.parametrize("leave_out", [".gz", "ubyte"])
+def test_published_files_are_used_where_they_lie(tmp_path, published, leave_out):
+    lay(tmp_path / "data", published, leave_out)
+    before = sorted((tmp_path / "data").rglob("*"))
+    dataset = data.make(paper(tmp_path))
+    assert dataset.describe() == "MNIST 60/20 + SVHN 50/30"
+    assert dataset.shapes == {"mnist": (1, 28, 28), "svhn": (3, 32, 32)}
+    assert dataset.train.labels["mnist"].tolist() == [i % 10 for i in range(60)]
+    assert dataset.train.labels["svhn"].tolist() == [(i + 1) % 10 for i in range(50)]  # 10 became 0
+    raw = published["MNIST/raw/t10k-images-idx3-ubyte"]
+    assert dataset.test.images["mnist"].numpy().tobytes() == raw[16:]
+    matrix = scipy.io.loadmat(io.BytesIO(published["test_32x32.mat"]))["X"]
+    assert np.array_equal(dataset.test.images["svhn"][7].permute(1, 2, 0).numpy(), matrix[..., 7])
+    assert sorted((tmp_path / "data").rglob("*")) == before
+
+
+def serve(published, spoil=lambda content: content):
+    def download(url, folder, name, expected):
+        content = spoil(next(c for path, c in published.items() if path.endswith(name)))
+        (Path(folder) / name).write_bytes(content)
+        if md5(content) != expected:
+            raise RuntimeError("File not found or corrupted.")
+
+    return download
+
+
+def test_what_is_not_there_is_downloaded_once(tmp_path, published, monkeypatch):
+    monkeypatch.setattr(official, "download_url", serve(published))
+    first = data.make(paper(tmp_path))
+    names = {str(p.relative_to(tmp_path / "data")) for p in (tmp_path / "data").rglob("*") if p.is_file()}
+    assert names == {name for name in published if not name.endswith("ubyte")}
+    monkeypatch.setattr(official, "download_url", no_internet)
+    assert torch.equal(data.make(paper(tmp_path)).train.images["svhn"], first.train.images["svhn"])
+
+
+@pytest.mark.parametrize("spoil", [lambda c: c[:-5], lambda c: b"<html>log in</html>", lambda c: b""])
+def test_a_download_cut_short_leaves_nothing(tmp_path, published, monkeypatch, spoil):
+    monkeypatch.setattr(official, "download_url", serve(published, spoil))
+    with pytest.raises(data.DataError, match="download failed.*corrupted"):
+        data.make(paper(tmp_path))
+    assert not [p for p in (tmp_path / "data").rglob("*") if p.is_file() or "download" in p.name]
+
+
+def test_without_network_the_message_says_what_belongs_where(tmp_path, published):
+    with pytest.raises(data.DataError) as error:
+        data.make(paper(tmp_path))
+    message = str(error.value)
+    for name in published:
+        assert str(tmp_path / "data" / name) in message
+    assert "no route to host" in message and "make repro PRESET=quick" in message
+
+
+@pytest.mark.parametrize("name", ["MNIST/raw/train-labels-idx1-ubyte", "test_32x32.mat"])
+def test_a_file_cut_short_is_named_and_a_download_mends_it(tmp_path, published, monkeypatch, name):
+    lay(tmp_path / "data", published, ".gz")
+    path = tmp_path / "data" / name
+    path.write_bytes(published[name][:-3])
+    with pytest.raises(data.DataError, match=name):
+        data.make(paper(tmp_path))
+    monkeypatch.setattr(official, "download_url", serve(published))
+    assert data.make(paper(tmp_path)).train.labels["mnist"].tolist() == [i % 10 for i in range(60)]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path, published):
+    (tmp_path / "data").write_text("a file where the folder should be")  # fails for root too, unlike a read-only folder
+    with pytest.raises(data.DataError, match="cannot be read or written") as error:
+        data.make(paper(tmp_path))
+    assert str(tmp_path / "data") in str(error.value) and "make repro PRESET=quick" in str(error.value)
+
+
+def test_torchvision_knows_two_modalities(tmp_path):
+    with pytest.raises(data.DataError, match="speech.*mnist and svhn.*archive"):
+        official.read(paper(tmp_path), "speech")
+
+
+def test_the_checksums_of_the_unpacked_files_are_the_official_ones():
+    if not REAL.is_dir():
+        pytest.skip(f"no real images in {REAL}")
+    with np.load(REAL / "mnist.npz") as arrays:
+        computed = {key: md5(idx(arrays[key])) for key in arrays}
+    assert computed == {key: expected for key, (_, expected) in official.MNIST_FILES.items()}

@@ -1,0 +1,186 @@
+"""Tables 1 and 2's numbers on models whose true score is known, and what becomes of them on the way to the tables."""
+
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny import write_archives, write_project
+
+from qmvae import data, evaluation, figures, files, judges, params, tables, training
+from qmvae.gaussian import Gaussian
+from qmvae.models import MultimodalVAE
+
+TITLES = {"mnist": "MNIST", "svhn": "SVHN subset"}
+
+
+def digit_of(images):
+    """These test images are flat: a digit d is the grey 25 d / 255."""
+    return (images.flatten(1).mean(dim=1) * 255 / 25).round().long()
+
+
+class Oracle(MultimodalVAE):
+    """Reads the digit off an image, but SVHN's digits 0-4 as one too many, and draws what it read."""
+
+    def __init__(self):
+        config = SimpleNamespace(shared=2, private=1, test_time="mean")
+        super().__init__({"mnist": (1, 8, 8), "svhn": (3, 8, 8)}, {"mnist": "mlp", "svhn": "mlp"}, config)
+
+    def shared(self, images):
+        (name, x), = images.items()
+        digit = digit_of(x)
+        digit = digit + (digit < 5) if name == "svhn" else digit
+        angle = digit * 2 * math.pi / 10
+        return Gaussian(torch.stack([angle.cos(), angle.sin()], dim=1), torch.zeros(len(x), 2))
+
+    def decode(self, name, z, h):
+        digit = (torch.atan2(z[:, 1], z[:, 0]) * 10 / (2 * math.pi)).round().remainder(10)
+        return (digit * 25 / 255).view(-1, 1, 1, 1).expand(-1, *self.shapes[name])
+
+
+class Reader(torch.nn.Module):
+    def predict(self, images):
+        return digit_of(images)
+
+
+@pytest.fixture
+def dataset():
+    labels = torch.arange(10).repeat(20)
+    images = {"mnist": labels.view(-1, 1, 1, 1).expand(-1, 1, 8, 8), "svhn": labels.view(-1, 1, 1, 1).expand(-1, 3, 8, 8)}
+    pairs = data.pair([labels, labels], 3, torch.Generator().manual_seed(0))
+    split = data.Split({m: (25 * x).byte() for m, x in images.items()}, {m: labels for m in images}, pairs)
+    return data.Dataset(split, split, TITLES)
+
+
+def test_cross_accuracy_judges_each_direction_with_its_own_condition_and_judge(dataset):
+    rows = torch.arange(len(dataset.test.pairs))
+    score = {
+        (a, b): evaluation.cross_accuracy(Oracle(), Reader(), dataset.test, a, b, rows, seed=0)
+        for a, b in (("mnist", "svhn"), ("svhn", "mnist"))
+    }
+    assert score["mnist", "svhn"] == 1.0
+    assert score["svhn", "mnist"] == 0.5  # the digits 0-4 are taken for 1-5
+
+
+def test_linear_probe_learns_from_fused_codes_and_is_tested_on_each_kind(dataset, monkeypatch):
+    monkeypatch.setattr(Oracle, "fuse", lambda self, posteriors: posteriors["mnist"])
+    score = evaluation.linear_probe(Oracle(), dataset, torch.arange(600))
+    assert score == {"mnist": 1.0, "svhn": 0.5, "both": 1.0}
+
+
+def test_the_fused_code_of_a_pair_is_made_of_that_pairs_images(dataset):
+    model = Oracle()
+    codes = evaluation.encode(model, dataset.train)
+    i, j = dataset.train.pairs[17].tolist()
+    one = {"mnist": dataset.train.images["mnist"][i : i + 1].float() / 255}
+    torch.testing.assert_close(codes["mnist"].mean[i : i + 1], model.shared(one).mean)
+    assert dataset.train.labels["mnist"][i] == dataset.train.labels["svhn"][j]
+
+
+def test_some_rows():
+    rows = evaluation.some_rows(100, 30, 0, "cpu")
+    assert len(rows.unique()) == 30 and rows.max() < 100
+    assert evaluation.some_rows(100, "all", 0, "cpu").tolist() == list(range(100))
+    assert len(evaluation.some_rows(100, 500, 0, "cpu")) == 100
+
+
+def test_summary_is_mean_and_sample_deviation():
+    values = [0.7, 0.8, 0.75, 0.9]
+    got = evaluation.summary(values)
+    assert got["mean"] == pytest.approx(np.mean(values)) and got["std"] == pytest.approx(np.std(values, ddof=1))
+    assert evaluation.summary([0.5])["std"] == 0
+
+
+def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_project(tmp_path, steps=60))
+    write_archives(tmp_path / "data", train=1000, test=200)
+    run = params.load()
+    run = run.model_copy(update={"judges": run.judges.model_copy(update={"epochs": 40, "lr": 0.005})})
+    data.save(data.make(run), run)
+    judges.run(run)
+    training.run(run, "qmvae")
+    evaluation.evaluate(run, "qmvae")
+    evaluation.collect(run)
+    metrics = files.load_json(run.reports / "metrics.json")
+    assert metrics["preset"] == "tiny" and metrics["seeds"] == [0, 1] and metrics["steps"] == 60
+    assert metrics["images"] == "MNIST 1,000/200 + SVHN subset 1,000/200"
+    assert all(value > 0.9 for value in metrics["judges"].values()), "squares in ten places are easy to tell apart"
+    for part, keys in {"cross": {"mnist_to_svhn", "svhn_to_mnist"}, "linear": {"mnist", "svhn", "both"}}.items():
+        numbers = metrics["models"]["qmvae"][part]
+        assert set(numbers) == keys
+        assert all(len(n["seeds"]) == 2 and 0 <= n["mean"] <= 1 for n in numbers.values())
+    assert all(n["mean"] > 0.9 for n in metrics["models"]["qmvae"]["linear"].values())
+
+
+def test_judges_say_which_images_are_too_small():
+    with pytest.raises(ValueError, match="judges need images of at least 16x16, not 8x12"):
+        judges.Judge((1, 8, 12))
+
+
+def metrics():
+    number = {"mean": 0.9, "std": 0.01, "seeds": [0.89, 0.91]}
+    qmvae = {
+        "cross": {"mnist_to_svhn": number | {"mean": 0.951}, "svhn_to_mnist": number | {"mean": 0.642}},
+        "linear": {"mnist": number | {"mean": 0.98}, "svhn": number | {"mean": 0.81}, "both": number | {"mean": 0.99}},
+    }
+    return {
+        "preset": "subset", "images": "MNIST 60,000/10,000 + SVHN subset 10,434/2,000", "device": "cpu", "seeds": [0, 1],
+        "steps": 10000, "judges": {"mnist": 0.99, "svhn": 0.85}, "models": {"qmvae": qmvae},
+    }  # fmt: skip
+
+
+def test_tables_put_each_number_in_its_place():
+    first, second = (tables.table(metrics(), part) for part in ("cross", "linear"))
+    assert list(first.index) == ["MVAE", "MMVAE", "DMVAE", "Q-MVAE"]
+    assert first.loc["Q-MVAE", ("mnist_to_svhn", "ours", "mean")] == pytest.approx(95.1)
+    assert first.loc["Q-MVAE", ("svhn_to_mnist", "ours", "mean")] == pytest.approx(64.2)
+    assert first.loc["Q-MVAE", ("svhn_to_mnist", "paper", "mean")] == 81.3
+    assert first.loc["MMVAE", ("mnist_to_svhn", "paper", "std")] == 0.5
+    assert math.isnan(first.loc["MMVAE", ("mnist_to_svhn", "ours", "mean")])
+    assert second.loc["Q-MVAE", ("svhn", "ours", "mean")] == pytest.approx(81.0)
+    assert math.isnan(second.loc["MMVAE", ("both", "paper", "mean")])
+
+
+def test_the_papers_numbers_are_those_of_its_text():
+    paper = {
+        "MVAE": "31.8 ± 1.4 57.1 ± 3.4 79.8 ± 3.8 65.1 ± 4.6 80.2 ± 3.6",
+        "MMVAE": "86.4 ± 0.5 69.1 ± 2.5 91.3 ± 0.4 68.0 ± 0.6 n/a",
+        "DMVAE": "91.6 ± 0.8 76.4 ± 0.4 95.0 ± 0.6 79.9 ± 1.4 92.9 ± 1.8",
+        "Q-MVAE": "92.2 ± 0.3 81.3 ± 0.5 98.3 ± 0.1 80.2 ± 0.2 97.9 ± 0.1",
+    }
+    first, second = (tables.readable(tables.table(metrics(), part), TITLES) for part in ("cross", "linear"))
+    for model, numbers in paper.items():
+        cells = [frame.loc[model, c] for frame in (first, second) for c in frame.columns if "the paper" in c]
+        assert " ".join(cells) == numbers
+
+
+def test_tables_are_written_in_three_formats(tmp_path):
+    frame = tables.table(metrics(), "cross")
+    tables.save(frame, TITLES, tables.caption(metrics(), "Table 1"), tmp_path, "table1")
+    assert "Q-MVAE,95.10,1.00,92.20,0.30,64.20,1.00,81.30,0.50" in (tmp_path / "table1.csv").read_text()
+    markdown = (tmp_path / "table1.md").read_text()
+    assert "SVHN subset 10,434/2,000" in markdown and "2 seed(s)" in markdown and "| Q-MVAE  | 95.1 ± 1.0" in markdown
+    latex = (tmp_path / "table1.tex").read_text()
+    assert r"Q-MVAE & 95.1 $\pm$ 1.0 & 92.2 $\pm$ 0.3" in latex and r"\toprule" in latex and "→" not in latex and "±" not in latex
+
+
+def test_tiles_lie_where_they_should():
+    conditions = np.arange(3).reshape(3, 1, 1, 1) / 10 * np.ones((3, 1, 4, 4))
+    generated = np.stack([conditions + 0.3, conditions + 0.6])
+    generated = np.repeat(np.pad(generated, [(0, 0)] * 3 + [(1, 1)] * 2), 3, axis=2)  # RGB, 6x6
+    picture = figures.under_conditions(conditions, generated)
+    middles = picture[3::, 3::, 0]  # the middle of the first condition, and so on in steps of a cell
+    np.testing.assert_allclose(middles[0, ::8], [0.0, 0.1, 0.2])
+    np.testing.assert_allclose(middles[14, ::8], [0.3, 0.4, 0.5])  # side 6 + gap 2 + 6 pixels between
+    np.testing.assert_allclose(middles[22, ::8], [0.6, 0.7, 0.8])
+
+
+def test_figures_are_the_same_bytes_twice(tmp_path):
+    for name in ("one", "two"):
+        figures.save(figures.architecture("MNIST", "SVHN"), tmp_path, name)
+    for suffix in ("png", "pdf"):
+        assert (tmp_path / f"one.{suffix}").read_bytes() == (tmp_path / f"two.{suffix}").read_bytes()
+
+

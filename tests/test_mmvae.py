@@ -1,0 +1,237 @@
+"""MMVAE's bounds against NumPy loops, closed forms and quadrature; its gradient against that of the plain bound."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from test_models import make
+from torch import distributions as D
+from torch import nn
+
+from qmvae.models import mmvae
+from qmvae.models.mmvae import Laplace, Mixture, doubly_reparameterised, importance_weighted
+
+
+def random_laplace(*shape):
+    return Laplace(torch.randn(*shape, dtype=torch.float64), torch.rand(*shape, dtype=torch.float64) + 0.2)
+
+
+def test_laplace_against_torch_distributions():
+    q, z = random_laplace(5, 3), torch.randn(5, 3, dtype=torch.float64)
+    expected = D.Laplace(q.mean, q.scale)
+    torch.testing.assert_close(q.log_prob(z), expected.log_prob(z).sum(dim=1))
+    torch.testing.assert_close(q.logvar, expected.variance.log())
+    wide = Laplace(torch.full((200_000, 1), 0.5), torch.full((200_000, 1), 2.0))
+    sample = wide.rsample()
+    assert sample.mean().item() == pytest.approx(0.5, abs=0.03) and sample.var().item() == pytest.approx(8, abs=0.3)
+    assert (sample > 0.5 + 2 * math.log(10)).float().mean().item() == pytest.approx(0.05, abs=0.003)  # the tail's law
+
+
+def test_mixture_moments_and_samples():
+    q = random_laplace(3, 1, 2)
+    mixture = Mixture(Laplace(*(part.expand(3, 100_000, 2) for part in q)))
+    grid = torch.linspace(-25, 25, 100_001, dtype=torch.float64)
+    for d in range(2):
+        density = sum(D.Laplace(q.mean[m, 0, d], q.scale[m, 0, d]).log_prob(grid).exp() for m in range(3)) / 3
+        mean = torch.trapezoid(density * grid, grid)
+        variance = torch.trapezoid(density * (grid - mean) ** 2, grid)
+        assert mixture.mean[0, d].item() == pytest.approx(mean.item(), abs=1e-4)
+        assert mixture.logvar[0, d].exp().item() == pytest.approx(variance.item(), rel=1e-3)
+        sample = mixture.rsample()[:, d]
+        assert sample.mean().item() == pytest.approx(mean.item(), abs=0.03)
+        assert sample.var().item() == pytest.approx(variance.item(), rel=0.05)
+
+
+def test_scales_add_up_to_the_number_of_dimensions():
+    model, images, _ = make("mmvae")
+    model.prior_logits.data = torch.randn(4)
+    scales = [model.shared({"svhn": images["svhn"]}).scale, model.prior().scale[None]]
+    assert all(torch.allclose(s.sum(dim=1), torch.tensor(4.0), atol=1e-4) and (s > 0).all() for s in scales)
+
+
+@pytest.mark.parametrize("objective", ["dreg", "elbo"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_bounds_against_a_numpy_loop(monkeypatch, objective, count):
+    model, images, labels = make("mmvae", count, objective=objective)
+    model, images = model.double(), {m: x[:3].double() for m, x in images.items()}
+    model.prior_logits.data = torch.randn(4, dtype=torch.float64)
+    for i, m in enumerate(images):
+        model.config.likelihood[m] = model.config.likelihood[m].model_copy(update={"weight": 0.1 + i})
+    noise = torch.randn(count, 3, 3, 4, dtype=torch.float64)  # M, K, N, D
+    monkeypatch.setattr(Laplace, "rsample", lambda q, generator=None: q.mean + q.scale * noise)
+    with torch.no_grad():
+        terms = {name: value.item() for name, value in model.loss(images, labels).items()}
+        experts = [model.shared_encoders[m](x) for m, x in images.items()]
+        prior = model.prior()
+
+    def laplace(z, mean, scale):
+        return sum(-abs(z[d] - mean[d]) / scale[d] - np.log(2 * scale[d]) for d in range(len(z)))
+
+    total = 0.0
+    for m, name in enumerate(images):
+        bound = 0.0
+        for n in range(3):
+            log_w = []
+            for k in range(3):
+                z = experts[m].mean[n] + experts[m].scale[n] * noise[m, k, n]
+                q = np.mean([np.exp(laplace(z.numpy(), *(part[n].detach().numpy() for part in e))) for e in experts])
+                value = laplace(z.numpy(), *(part.detach().numpy() for part in prior)) - np.log(q)
+                for i, x in images.items():
+                    mean = model.decoders[i](z[None])[0].detach().flatten().numpy()
+                    pixels = x[n].flatten().numpy()
+                    value += model.config.likelihood[i].weight * laplace(pixels, mean, [0.75] * len(mean))
+                log_w.append(value)
+            w = np.exp(np.array(log_w) - max(log_w))
+            bound += (np.log(w.mean()) + max(log_w) if objective == "dreg" else np.mean(log_w)) / 3
+        assert terms[f"bound_{name}"] == pytest.approx(bound)
+        total += bound / count
+    assert terms["loss"] == pytest.approx(-total)
+
+
+def on_a_line(count, samples, objective="dreg"):
+    """`count` modalities of one pixel, one latent dimension, decoders that hand z on: x_m = z + Laplace noise, scale 1.
+
+    Prior and posterior scales are 1 by construction (the softmax over one dimension).
+    """
+    model, _, _ = make("mmvae", count, samples=samples, objective=objective, shared=1)
+    likelihood = next(iter(model.config.likelihood.values())).model_copy(update={"scale": 1.0, "weight": 1.0})
+    model.config.likelihood.update(dict.fromkeys(model.config.likelihood, likelihood))
+    names = list(model.decoders)
+    model.decoders = nn.ModuleDict({m: nn.Unflatten(1, (1, 1, 1)) for m in names})
+    encode = nn.Sequential(nn.Flatten(), nn.Linear(1, 2)).double()
+    encode[1].weight.data, encode[1].bias.data = torch.tensor([[0.5], [0.0]]).double(), torch.zeros(2).double()
+    for m in names:
+        model.shared_encoders[m].net = encode
+    return model.double()
+
+
+def bound_of(model, values, rows=8000):
+    pixels = zip(model.decoders, values, strict=True)
+    images = {m: torch.full((rows, 1, 1, 1), value, dtype=torch.float64) for m, value in pixels}
+    with torch.no_grad():
+        return -model.loss(images, torch.zeros(rows))["loss"].item()
+
+
+@pytest.mark.parametrize("values", [(1.3,), (1.3, -0.4)])
+def test_the_bound_rises_with_k_to_the_log_evidence(values):
+    if len(values) == 1:  # the sum of two Laplace variables of scale 1 has the density (1 + |x|) exp(-|x|) / 4
+        evidence = math.log((1 + values[0]) / 4) - values[0]
+    else:
+        z = torch.linspace(-40, 40, 400_001, dtype=torch.float64)
+        density = 0.5 * (-z.abs()).exp() * 0.25 * (-(values[0] - z).abs() - (values[1] - z).abs()).exp()
+        evidence = torch.trapezoid(density, z).log().item()
+    elbo = bound_of(on_a_line(len(values), 1, "elbo"), values)
+    bounds = [bound_of(on_a_line(len(values), k), values) for k in (1, 3, 10)]
+    assert bounds[0] == pytest.approx(elbo, abs=0.03)  # one sample: the ELBO
+    assert elbo < bounds[1] - 0.02 and bounds[1] < bounds[2] - 0.005 and bounds[2] < evidence
+    assert bound_of(on_a_line(len(values), 300), values, rows=400) == pytest.approx(evidence, abs=0.005)
+
+
+def test_the_bound_on_a_linear_gaussian_model():
+    """z ~ N(0, 1), x ~ N(z, s^2): ln p(x) = ln N(x; 0, 1 + s^2) and the posterior are known."""
+    x, s, zero, one = torch.tensor([0.9, 0.6, 0.0, 1.0], dtype=torch.float64)
+    evidence = D.Normal(zero, (1 + s * s).sqrt()).log_prob(x).item()
+
+    def bound(q, samples):
+        z = q.sample((1, samples, 50_000))
+        log_w = D.Normal(zero, one).log_prob(z) + D.Normal(z, s).log_prob(x) - q.log_prob(z)
+        return importance_weighted(log_w)[0]
+
+    posterior = D.Normal(x / (1 + s * s), s / (1 + s * s).sqrt())
+    for samples in (1, 4):  # every weight is p(x) then
+        torch.testing.assert_close(bound(posterior, samples), torch.full((50_000,), evidence).double())
+    other = D.Normal(0.2 * one, 0.8 * one)
+    kl = D.kl_divergence(other, posterior).item()
+    means = [bound(other, samples).mean().item() for samples in (1, 4, 16)]
+    assert means[0] == pytest.approx(evidence - kl, abs=0.02)
+    assert means[0] < means[1] < means[2] < evidence
+
+
+def gradients_of_mu(apart, kind, samples=5, rows=60_000):
+    """d L / d mean of two Gaussian experts that lie `apart`, in one dimension: (2, rows) draws of the estimator."""
+    mean = torch.tensor([[-apart / 2], [apart / 2]]).double().repeat(1, rows).requires_grad_()
+    scale = torch.tensor([0.7, 1.1]).double()
+    noise = torch.randn(2, samples, rows, dtype=torch.float64)
+    codes = (mean[:, None] + scale[:, None, None] * noise)[..., None]  # (M, K, N, 1)
+    z = codes.squeeze(-1)
+    q = mean if kind == "iwae" else mean.detach()
+    log_q = torch.stack([D.Normal(q[r], scale[r]).log_prob(z) for r in range(2)])
+    log_w = D.Normal(0.0, 1.0).log_prob(z) + D.Laplace(z, 0.5).log_prob(torch.tensor(0.8).double())
+    log_w = log_w - (log_q.logsumexp(dim=0) - math.log(2))
+    bounds = importance_weighted(log_w)
+    if kind != "iwae":
+        own = torch.stack([D.Normal(mean[m], scale[m]).log_prob(z[m].detach()) for m in range(2)])
+        extra = doubly_reparameterised(codes, log_w, log_q, own)
+        assert not extra.any()  # the bound's value stays as it is
+        bounds = bounds + (0 * extra if kind == "squares" else extra)
+    bounds.mean(dim=0).sum().backward()
+    return mean.grad
+
+
+@pytest.mark.parametrize("apart", [0.0, 1.0, 2.0, 6.0])
+@pytest.mark.parametrize("samples", [1, 2, 5])
+def test_doubly_reparameterised_and_plain_gradients_agree_in_expectation(apart, samples):
+    plain, dreg = (gradients_of_mu(apart, kind, samples) for kind in ("iwae", "dreg"))
+    error = (plain.var(dim=1) / plain.shape[1] + dreg.var(dim=1) / dreg.shape[1]).sqrt()
+    assert ((plain.mean(dim=1) - dreg.mean(dim=1)).abs() < 4.5 * error).all()
+    if 0 < apart <= 2:
+        assert (dreg.var(dim=1) < 0.8 * plain.var(dim=1)).all()  # what it is for
+
+
+def test_the_squared_weights_alone_would_be_biased_where_experts_overlap():
+    plain, squares = (gradients_of_mu(2.0, kind) for kind in ("iwae", "squares"))
+    error = (plain.var(dim=1) / plain.shape[1] + squares.var(dim=1) / squares.shape[1]).sqrt()
+    assert ((plain.mean(dim=1) - squares.mean(dim=1)).abs() > 15 * error).all()
+
+
+@pytest.mark.parametrize("names", [["mnist"], ["mnist", "third"]])
+def test_the_gradient_of_the_loss_is_that_of_the_iwae_bound_in_expectation(names):
+    """Every parameter of the model: encoders, decoders and prior, averaged over many copies of one pair."""
+    model, images, _ = make("mmvae", 3, samples=4, shared=2)
+    images, count = {m: images[m] for m in names}, len(names)
+    model = mmvae.MMVAE({m: model.shapes[m] for m in names}, {m: "mlp" for m in names}, model.config)
+    for i, m in enumerate(images):
+        model.config.likelihood[m] = model.config.likelihood[m].model_copy(update={"scale": 4.0, "weight": 1.0})
+        model.shared_encoders[m].net[-1].bias.data[:2] += 0.7 * (-1) ** i  # experts that overlap in part
+    images = {m: x[:1].expand(1000, -1, -1, -1) for m, x in images.items()}
+
+    def plain_loss():
+        q = [D.Laplace(*model.shared_encoders[m](x)) for m, x in images.items()]
+        prior, bounds = D.Laplace(*model.prior()), []
+        for expert in q:
+            z = expert.rsample((4,))
+            log_w = prior.log_prob(z).sum(dim=-1) + math.log(count)
+            log_w = log_w - torch.stack([e.log_prob(z).sum(dim=-1) for e in q]).logsumexp(dim=0)
+            for m, x in images.items():
+                mean = model.decoders[m](z.flatten(0, 1)).unflatten(0, z.shape[:2])
+                log_w = log_w + D.Laplace(mean, 4.0).log_prob(x).sum(dim=(2, 3, 4))
+            bounds.append((log_w.logsumexp(dim=0) - math.log(4)).mean())
+        return -sum(bounds) / count
+
+    def draws(loss):
+        rows, parameters = [], list(model.parameters())
+        for _ in range(20):  # the prior's gradient and those of the encoders' last biases, and a projection of each
+            gradients = torch.autograd.grad(loss(), parameters)
+            projections = torch.stack([(g * p).sum() for g, p in zip(gradients, parameters, strict=True)])
+            rows.append(torch.cat([projections, *(g for g in gradients if g.shape in ((2,), (4,)))]))
+        return torch.stack(rows).double()
+
+    plain, dreg = draws(plain_loss), draws(lambda: model.loss(images, torch.zeros(1000))["loss"])
+    error = (plain.var(dim=0) / len(plain) + dreg.var(dim=0) / len(dreg)).sqrt()
+    assert ((plain.mean(dim=0) - dreg.mean(dim=0)).abs() < 5 * error + 1e-7).all()
+
+
+def test_generation_draws_from_the_learned_prior(monkeypatch):
+    model, _, _ = make("mmvae")
+    model.prior_logits.data = torch.tensor([4.0, 0.0, 0.0, 0.0])
+    seen = []
+    monkeypatch.setattr(model, "decode", lambda name, z, h: seen.append(z))
+    model.generate(50_000, seed=0)
+    expected = (2 * model.prior().scale.square()).detach()
+    torch.testing.assert_close(seen[0].var(dim=0), expected, rtol=0.1, atol=0)
+    assert torch.equal(seen[0], seen[1])  # one shared code a row
+
+
+def test_tables_are_told_that_there_is_no_fused_code():
+    assert not mmvae.MMVAE.fused

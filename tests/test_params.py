@@ -1,0 +1,138 @@
+"""params.yaml: the committed file is valid, and every kind of fault ends in one message that names the key."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from qmvae.params import ParamsError, find_root, load, switch
+
+ROOT = Path(__file__).parents[1]
+COMMITTED = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+@pytest.mark.parametrize("preset", ["quick", "subset", "paper"])
+def test_every_preset_of_the_committed_file_loads(preset):
+    params = load(preset, ROOT)
+    assert params.preset == preset
+    assert params.reports == ROOT / "reports" / preset
+
+
+def test_the_paper_preset_has_the_papers_settings():
+    params = load("paper", ROOT)
+    assert (params.qmvae.alpha1, params.qmvae.alpha2, params.qmvae.beta, params.qmvae.shared) == (2, 0.8, 1500, 20)
+    assert (params.training.batch_size, params.training.lr, len(params.training.seeds)) == (128, 1e-4, 5)
+    assert params.training.steps == 131_410  # 10 epochs of 1,682,040 pairs in batches of 128
+    assert params.pairs.multiplier == 30
+
+
+def edited(tmp_path, edit):
+    document = copy.deepcopy(COMMITTED)
+    edit(document)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    return tmp_path
+
+
+FAULTS = {
+    "unknown top-level key": (lambda d: d.update(colour="red"), "colour: unknown key"),
+    "unknown key in a preset": (lambda d: d["presets"]["quick"]["training"].update(epochs=3), "training.epochs: unknown"),
+    "missing key": (lambda d: d["qmvae"].pop("alpha1"), "qmvae.alpha1: missing"),
+    "wrong type": (lambda d: d["presets"]["quick"]["training"].update(steps="many"), "training.steps.*'many'"),
+    "a float for a count": (lambda d: d["presets"]["quick"]["training"].update(steps=10.5), "training.steps"),
+    "a truth value for a number": (lambda d: d["qmvae"].update(beta=True), "qmvae.beta"),
+    "negative margin": (lambda d: d["qmvae"].update(alpha1=-2.0), "qmvae.alpha1.*greater than or equal to 0.*-2.0"),
+    "zero steps": (lambda d: d["presets"]["paper"]["training"].update(steps=0), "presets.paper.training.steps"),
+    "infinite weight": (lambda d: d["qmvae"].update(beta=float("inf")), "qmvae.beta.*finite"),
+    "NaN": (lambda d: d["qmvae"].update(kl_shared=float("nan")), "qmvae.kl_shared"),
+    "learning rate as YAML text": (
+        lambda d: d["presets"]["quick"]["training"].update(lr="1e-3"),
+        "training.lr.*write it with a point, like 1.0e-3",
+    ),
+    "unknown model": (lambda d: d.update(models=["qmvae", "gan"]), "models.1.*'qmvae'.*'gan'"),
+    "a model twice": (lambda d: d.update(models=["qmvae", "qmvae"]), "repeats a model"),
+    "no model": (lambda d: d.update(models=[]), "models"),
+    "unknown preset": (lambda d: d.update(preset="tiny"), "'tiny' is not one of quick, subset, paper"),
+    "unknown device": (lambda d: d.update(device="tpu"), "device.*'tpu'"),
+    "unknown network": (lambda d: d["modalities"]["svhn"].update(net="gpt"), "modalities.svhn.net.*'gpt'"),
+    "unknown source": (lambda d: d["presets"]["quick"]["images"].update(source="web"), "images.source.*'web'"),
+    "unknown policy": (lambda d: d["qmvae"]["negatives"].update(policy="easy"), "qmvae.negatives.policy.*'easy'"),
+    "start beyond the end": (lambda d: d["qmvae"]["negatives"].update(start=1.5), "negatives.start.*1.5"),
+    "one modality": (lambda d: d.update(modalities={"mnist": {"net": "mlp"}}), "modalities.*at least 2"),
+    "a weight for no modality": (
+        lambda d: d["qmvae"]["kl_private"].update(audio=1.0),
+        r"qmvae.kl_private: has \['audio', 'mnist', 'svhn'\], expected one entry for each modality",
+    ),
+    "a modality without weight": (lambda d: d["qmvae"]["kl_private"].pop("svhn"), "qmvae.kl_private: has"),
+    "a modality named like a path": (lambda d: d["modalities"].update({"../x": {"net": "mlp"}}), "modalities"),
+    "a preset named like a path": (lambda d: d.update(preset="../x"), "preset"),
+    "repeated seeds": (lambda d: d["presets"]["quick"]["training"].update(seeds=[1, 1]), r"seeds \[1, 1\] repeat"),
+    "no seeds": (lambda d: d["presets"]["quick"]["training"].update(seeds=[]), "training.seeds"),
+    "negative seed": (lambda d: d["presets"]["quick"]["training"].update(seeds=[-1]), "training.seeds.0"),
+    "a section that is a list": (lambda d: d.update(qmvae=[1]), "qmvae"),
+    "a log that does not divide the checkpoints": (
+        lambda d: d["presets"]["quick"]["training"].update(checkpoint_every=100, log_every=30),
+        "checkpoint_every: 100 is not a multiple of log_every, 30",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults(tmp_path, fault):
+    edit, message = FAULTS[fault]
+    with pytest.raises(ParamsError, match=message) as error:
+        load(root=edited(tmp_path, edit))
+    assert str(tmp_path / "params.yaml") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "expected a mapping"),
+        ("[1, 2]", "expected a mapping"),
+        ("preset: [", "not valid YAML"),
+        ("preset: quick\npreset: paper\n", "'preset' appears twice"),
+        ("a: !!python/object/apply:os.system [exit]", "not valid YAML"),
+        ("\0", "not valid YAML"),
+        ("? [a]\n: b", "not valid YAML"),
+    ],
+)
+def test_files_that_are_no_parameters(tmp_path, text, message):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ParamsError, match=message):
+        load(root=tmp_path)
+
+
+def test_all_faults_come_in_one_message(tmp_path):
+    def two(d):
+        d["qmvae"].update(alpha1=-1.0)
+        d["device"] = "tpu"
+
+    with pytest.raises(ParamsError, match="(?s)device.*qmvae.alpha1"):
+        load(root=edited(tmp_path, two))
+
+
+def test_the_root_is_found_from_below_and_its_absence_is_said(tmp_path):
+    assert find_root(ROOT / "notebooks") == ROOT
+    with pytest.raises(ParamsError, match="no params.yaml in .* or above it"):
+        find_root(tmp_path)
+
+
+def test_switch_changes_one_line_and_keeps_the_comments(tmp_path):
+    before = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(before)
+    switch(tmp_path, preset="subset", data="../some where: else")
+    after = (tmp_path / "params.yaml").read_text()
+    changed = [line for line in after.splitlines() if line not in before.splitlines()]
+    assert [line.split("#")[0].strip() for line in changed] == ["preset: subset", 'data: "../some where: else"']
+    assert all("#" in line for line in changed)
+    assert load(root=tmp_path).data == tmp_path / "../some where: else"
+
+
+def test_a_switch_to_nonsense_leaves_the_file_alone(tmp_path):
+    before = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(before)
+    with pytest.raises(ParamsError, match="'huge' is not one of"):
+        switch(tmp_path, preset="huge")
+    assert (tmp_path / "params.yaml").read_text() == before
+    assert list(tmp_path.iterdir()) == [tmp_path / "params.yaml"]

@@ -1,0 +1,44 @@
+"""A project small enough for tests: archives of a few random images, and parameters that train in a second."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+def write_archives(folder: Path, train: int = 120, test: int = 40) -> None:
+    """mnist.npz and svhn.npz in the documented form; a class is a bright square in its own place, with noise."""
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, shape in {"mnist": (16, 16), "svhn": (16, 16, 3)}.items():
+        arrays = {}
+        for split, count in (("train", train), ("test", test)):
+            labels = random.permutation(np.arange(count) % 10)
+            images = random.integers(0, 60, (count, *shape))
+            for image, label in zip(images, labels, strict=True):
+                row, column = divmod(int(label), 4)
+                image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 180
+            arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": labels.astype(np.uint8)}
+        np.savez_compressed(folder / f"{name}.npz", **arrays)
+
+
+def write_params(folder: Path, **training) -> None:
+    """params.yaml in `folder`: the committed one, with a preset `tiny` in the place of all others."""
+    document = yaml.safe_load((ROOT / "params.yaml").read_text())
+    subset = copy.deepcopy(document["presets"]["subset"])
+    subset["training"] = dict(
+        seeds=[0, 1], steps=30, batch_size=16, lr=0.001, checkpoint_every=10, log_every=5
+    ) | training  # fmt: skip
+    subset["judges"] |= {"epochs": 1}
+    subset["evaluation"] |= {"conditions": 100, "probe_pairs": 100}
+    document |= {"preset": "tiny", "data": "data", "device": "cpu", "models": ["qmvae"], "presets": {"tiny": subset}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+
+
+def write_project(folder: Path, **training) -> Path:
+    write_params(folder, **training)
+    write_archives(folder / "data")
+    return folder
