@@ -7,9 +7,6 @@ import torch
 from qmvae import files, params
 from qmvae.models import MODELS, MultimodalVAE
 
-SECTIONS = {"qmvae": params.QMVAE, "mvae": params.MVAE, "mmvae": params.MMVAE, "dmvae": params.DMVAE}
-
-
 def build(name: str, config, shapes: dict, nets: dict[str, str]) -> MultimodalVAE:
     """A model with fresh weights. name: a key of MODELS; the rest as MultimodalVAE takes it."""
     return MODELS[name](shapes, nets, config)
@@ -33,7 +30,7 @@ def load(folder: str | Path, device: str = "cpu") -> MultimodalVAE:
     about = files.load_json(folder / "model.json", hint)
     try:
         name = about["model"]
-        config = SECTIONS[name].model_validate(about["config"])
+        config = params.MODELS[name].model_validate(about["config"])
         shapes = {m: (int(c), int(h), int(w)) for m, (c, h, w) in about["shapes"].items()}
         if any(not 0 < side <= 1024 for shape in shapes.values() for side in shape):
             raise ValueError(f"shapes {shapes} are out of range")

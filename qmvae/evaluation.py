@@ -13,12 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from qmvae import checkpoint, data, files
-from qmvae.gaussian import Gaussian
 from qmvae.judges import Judge, load_judges
 from qmvae.models import MultimodalVAE
 from qmvae.params import Params, ParamsError, load
 from qmvae.training import TrainingError, device_of
 
+PARTS = ("cross", "linear", "frechet", "coherence")
 CHUNK = 1000  # images decoded or encoded at a time
 
 
@@ -29,51 +29,88 @@ def some_rows(count: int, wanted: int | str, seed: int, device) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:wanted].to(device)
 
 
-def cross_accuracy(model: MultimodalVAE, judge: Judge, split: data.Split, source: str, target: str, rows: Tensor, seed: int):
-    """Table 1: the share of `target` images, generated from the `source` image of each test pair, that the judge reads
-    as the condition's digit. The private code is drawn from the prior for each (section 4.2.1)."""
-    right = []
+def cross_generation(model: MultimodalVAE, judge: Judge, split: data.Split, source: str, target: str, rows: Tensor, seed: int):
+    """Table 1 for one direction, with the private code drawn from the prior for each test pair `rows` (section 4.2.1).
+
+    Returns the accuracy, the share of generated `target` images that the judge reads as the digit of the `source` image,
+    and the Frechet distance of their judge's features to those of the real test images (not in the paper).
+    """
+    right, features = [], []
     for i, chunk in enumerate(rows.split(CHUNK)):
         images, labels = split.batch(chunk)
         generated = model.cross_generate({source: images[source]}, target, seed=seed * 1_000_003 + i)
         right.append((judge.predict(generated) == labels).sum())
-    return (torch.stack(right).sum() / len(rows)).item()
+        features.append(judge.features(generated).detach())
+    real = [judge.features(chunk.float() / 255).detach() for chunk in split.images[target].split(CHUNK)]
+    return (torch.stack(right).sum() / len(rows)).item(), frechet_distance(torch.cat(features), torch.cat(real))
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Between Gaussians fitted to features (N, F) and (M, F): |mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)).
+
+    With a judge's 50 hidden units for features it needs no downloaded network; it compares models judged by the same
+    judge, and is no FID.
+    """
+    a, b = a.double().cpu(), b.double().cpu()
+    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()  # tr (A B)^(1/2)
+    return ((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross).item()
+
+
+def joint_coherence(model: MultimodalVAE, judges: dict[str, Judge], count: int, seed: int) -> float:
+    """The share of `count` draws from the priors in which the judges of all modalities read the same digit."""
+    agree = []
+    for i, chunk in enumerate(torch.arange(count).split(CHUNK)):
+        drawn = model.generate(len(chunk), seed=seed * 1_000_003 + i)
+        read = torch.stack([judges[name].predict(images) for name, images in drawn.items()])
+        agree.append((read == read[0]).all(dim=0).float())
+    return torch.cat(agree).mean().item()
 
 
 @torch.no_grad()
-def encode(model: MultimodalVAE, split: data.Split) -> dict[str, Gaussian]:
-    """q(z | x) of every image of the split, once each, by modality: Gaussians over (N, shared)."""
+def encode(model: MultimodalVAE, split: data.Split) -> dict[str, tuple[Tensor, Tensor]]:
+    """q(z | x) of every image of the split, once each, by modality, as the model's own kind of posterior over (N, shared)."""
     codes = {}
     for name, images in split.images.items():
         parts = [model.shared({name: chunk.float() / 255}) for chunk in images.split(CHUNK)]
-        codes[name] = Gaussian(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        codes[name] = type(parts[0])(*(torch.cat(part) for part in zip(*parts, strict=True)))
     return codes
 
 
 def linear_probe(model: MultimodalVAE, dataset: data.Dataset, rows: Tensor) -> dict[str, float]:
     """Table 2 (section 4.3): one linear layer, fitted on the fused shared codes of training pairs `rows`, then tested on
-    the codes of each modality's test images alone and of the test pairs, `both` (for three modalities: all).
+    the codes of each modality's test images alone and of the test pairs, `both` (with three modalities: all three).
 
-    The layer is the optimum of the same cross-entropy that Shi et al. minimise with Adam.
+    The layer is the optimum of the same cross-entropy that Shi et al. minimise with Adam. A model that has no fused code
+    is fitted on the codes of all modalities side by side, and has no `both`.
     """
     train, test = encode(model, dataset.train), encode(model, dataset.test)
 
-    def fused(codes: dict[str, Gaussian], pairs: Tensor) -> Tensor:
-        columns = pairs.long().unbind(dim=1)
-        parts = {m: Gaussian(*(p[c] for p in codes[m])) for m, c in zip(codes, columns, strict=True)}
-        return model.fuse(parts).mean
+    def singles(codes: dict, pairs: Tensor) -> dict:
+        """The posterior of each modality's image in each pair."""
+        columns = zip(codes.items(), pairs.long().unbind(dim=1), strict=True)
+        return {m: type(q)(*(part[column] for part in q)) for (m, q), column in columns}
 
     names = list(dataset.shapes)
     pairs = dataset.train.pairs[rows]
     labels = dataset.train.labels[names[0]][pairs[:, 0].long()]
-    layer = LogisticRegression(C=100.0, max_iter=1000).fit(fused(train, pairs).cpu().double(), labels.cpu())
+    codes = singles(train, pairs)
+    if model.fused:
+        codes = model.fuse(codes).mean
+    else:
+        codes, labels = torch.cat([q.mean for q in codes.values()]), labels.repeat(len(names))
+    layer = LogisticRegression(C=100.0, max_iter=1000).fit(codes.cpu().double(), labels.cpu())
 
     def score(codes: Tensor, truth: Tensor) -> float:
         return float(layer.score(codes.cpu().double(), truth.cpu()))
 
     result = {m: score(test[m].mean, dataset.test.labels[m]) for m in names}
-    both = dataset.test.labels[names[0]][dataset.test.pairs[:, 0].long()]
-    return result | {"both": score(fused(test, dataset.test.pairs), both)}
+    if model.fused:
+        truth = dataset.test.labels[names[0]][dataset.test.pairs[:, 0].long()]
+        result["both"] = score(model.fuse(singles(test, dataset.test.pairs)).mean, truth)
+    return result
 
 
 def evaluate(params: Params, name: str) -> None:
@@ -84,16 +121,20 @@ def evaluate(params: Params, name: str) -> None:
     settings = params.evaluation
     conditions = some_rows(len(dataset.test.pairs), settings.conditions, settings.seed, device)
     probe_pairs = some_rows(len(dataset.train.pairs), settings.probe_pairs, settings.seed, device)
-    result: dict = {"conditions": len(conditions), "cross": {}, "linear": {}}
-    for seed in params.training.seeds:
+    result: dict[str, dict[str, list[float]]] = {"cross": {}, "linear": {}, "frechet": {}, "coherence": {}}
+    for seed in params.seeds:
         model = checkpoint.load(params.model_folder(name, seed), str(device))
+        found = {"linear": linear_probe(model, dataset, probe_pairs), "cross": {}, "frechet": {}}
+        found["coherence"] = {"joint": joint_coherence(model, judges, len(conditions), settings.seed)}
         for source, target in permutations(dataset.shapes, 2):
-            value = cross_accuracy(model, judges[target], dataset.test, source, target, conditions, settings.seed)
-            result["cross"].setdefault(f"{source}_to_{target}", []).append(value)
-        for key, value in linear_probe(model, dataset, probe_pairs).items():
-            result["linear"].setdefault(key, []).append(value)
-        print(f"{name}, seed {seed}: {shown({k: v[-1] for part in ('cross', 'linear') for k, v in result[part].items()})}")
-    files.save_json(params.artifacts / "evaluation" / f"{name}.json", result)
+            scores = cross_generation(model, judges[target], dataset.test, source, target, conditions, settings.seed)
+            found["cross"][f"{source}_to_{target}"], found["frechet"][f"{source}_to_{target}"] = scores
+        for part, values in found.items():
+            for key, value in values.items():
+                result[part].setdefault(key, []).append(value)
+        print(f"{name}, seed {seed}: {shown(found['cross'] | found['linear'] | found['coherence'])}", flush=True)
+    about = {"conditions": len(conditions), "steps": params.training[name].steps, "codes": model.sizes}
+    files.save_json(params.artifacts / "evaluation" / f"{name}.json", about | result)
 
 
 def shown(values: dict[str, float]) -> str:
@@ -112,16 +153,16 @@ def collect(params: Params) -> None:
     models = {}
     for name in params.models:
         result = files.load_json(params.artifacts / "evaluation" / f"{name}.json")
-        models[name] = {part: {k: summary(v) for k, v in result[part].items()} for part in ("cross", "linear")}
-        models[name]["conditions"] = result["conditions"]
+        parts = {part: {k: summary(v) for k, v in values.items()} for part, values in result.items() if part in PARTS}
+        models[name] = {key: value for key, value in result.items() if key not in PARTS} | parts
     device = device_of(params)
     metrics = {
         "preset": params.preset,
         "images": dataset.describe(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
-        "seeds": params.training.seeds,
-        "steps": params.training.steps,
+        "seeds": params.seeds,
+        "steps": params.training["qmvae"].steps,
         "judges": files.load_json(params.artifacts / "judges" / "accuracy.json"),
         "models": models,
     }

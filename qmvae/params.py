@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -85,6 +85,8 @@ class Preset(Section):
     judges: Judges
     training: Training
     evaluation: Evaluation
+    # by model: keys of `training` (steps, batch_size, lr) or of the model's own section that this preset sets otherwise
+    overrides: dict[Name, dict[str, Any]]
 
 
 class Likelihood(Section):
@@ -142,6 +144,7 @@ class DMVAE(Section):
     test_time: Literal["mean", "sample"]
 
 
+MODELS = {"qmvae": QMVAE, "mvae": MVAE, "mmvae": MMVAE, "dmvae": DMVAE}
 ModelName = Literal["qmvae", "mvae", "mmvae", "dmvae"]
 
 
@@ -157,7 +160,8 @@ class Params(Section):
     images: Images
     pairs: Pairs
     judges: Judges
-    training: Training
+    seeds: list[Seed]  # every model is trained once with each
+    training: dict[ModelName, Training]  # by model
     evaluation: Evaluation
     qmvae: QMVAE
     mvae: MVAE
@@ -201,14 +205,40 @@ class _File(Section):
             raise ValueError(f"models: {self.models} repeats a model; name each once")
         names = set(self.modalities)
         per_modality = {f"presets.{name}.images.titles": p.images.titles for name, p in self.presets.items()}
-        per_modality |= {"qmvae.likelihood": self.qmvae.likelihood, "qmvae.kl_private": self.qmvae.kl_private}
-        per_modality |= {"mvae.likelihood": self.mvae.likelihood, "mmvae.likelihood": self.mmvae.likelihood}
-        per_modality |= {"dmvae.likelihood": self.dmvae.likelihood, "dmvae.kl_private": self.dmvae.kl_private}
-        per_modality |= {"dmvae.delta": self.dmvae.delta}
+        for model in MODELS:
+            fields = {key: value for key, value in getattr(self, model) if isinstance(value, dict)}
+            per_modality |= {f"{model}.{key}": value for key, value in fields.items()}
         for key, value in per_modality.items():
             if set(value) != names:
                 raise ValueError(f"{key}: has {sorted(value)}, expected one entry for each modality, {sorted(names)}")
+        for preset in self.presets:
+            self.settings(preset)
         return self
+
+    def settings(self, preset: str) -> dict[str, tuple[Section, Training]]:
+        """By model: its section and its training in this preset, overrides applied. Raises ValueError."""
+        chosen = self.presets[preset]
+        if set(chosen.overrides) != set(MODELS):  # DVC tracks each model's entry, so that it must be there
+            raise ValueError(f"presets.{preset}.overrides: expected one entry (it may be {{}}) for each of {', '.join(MODELS)}")
+        result = {}
+        for model, changes in chosen.overrides.items():
+            sections = getattr(self, model), chosen.training
+            known = [set(type(section).model_fields) - {"seeds"} for section in sections]
+            where = f"presets.{preset}.overrides.{model}"
+            if unknown := set(changes) - known[0] - known[1]:
+                raise ValueError(f"{where}.{min(unknown)}: unknown key; {model} and training have {', '.join(sorted(known[0] | known[1]))}")
+            try:
+                result[model] = tuple(
+                    type(section).model_validate(section.model_dump() | {k: v for k, v in changes.items() if k in keys})
+                    for section, keys in zip(sections, known, strict=True)
+                )
+            except ValidationError as error:
+                fault = error.errors()[0]
+                key = ".".join(map(str, (where, *fault["loc"])))
+                raise ValueError(f"{key}: {fault['msg']} (found {fault['input']!r:.60})") from None
+            if not all(set(value) == set(self.modalities) for _, value in result[model][0] if isinstance(value, dict)):
+                raise ValueError(f"{where}: expected one entry for each modality, {sorted(self.modalities)}")
+        return result
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -254,10 +284,19 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
         file = _File.model_validate(document)
     except ValidationError as error:
         raise ParamsError(_explain(path, error)) from None
-    shared = {name: getattr(file, name) for name in ("preset", "device", "models", "modalities", "qmvae", "mvae", "mmvae", "dmvae")}
-    chosen = file.presets[file.preset]
-    sections = {name: getattr(chosen, name) for name in Preset.model_fields}
-    return Params(root=root, data=root / os.path.expanduser(file.data), **shared, **sections)
+    settings = file.settings(file.preset)
+    shared = {name: getattr(file, name) for name in ("preset", "device", "models", "modalities")}
+    chosen = {name: value for name, value in file.presets[file.preset] if name not in ("training", "overrides")}
+    models = {name: section for name, (section, _) in settings.items()}
+    return Params(
+        root=root,
+        data=root / os.path.expanduser(file.data),
+        seeds=file.presets[file.preset].training.seeds,
+        training={name: training for name, (_, training) in settings.items()},
+        **shared,
+        **chosen,
+        **models,
+    )
 
 
 def _explain(path: Path, error: ValidationError) -> str:
@@ -307,11 +346,12 @@ def main() -> None:
         params = load()
     except ParamsError as error:
         raise SystemExit(str(error)) from None
-    training = params.training
-    print(
-        f"preset {params.preset}: {', '.join(params.models)} on {' and '.join(params.images.titles.values())}, "
-        f"{len(training.seeds)} seed(s), {training.steps:,} steps of {training.batch_size} pairs"
-    )
+    for name in params.models:
+        training = params.training[name]
+        print(
+            f"preset {params.preset}: {name} on {' and '.join(params.images.titles.values())}, "
+            f"{len(params.seeds)} seed(s), {training.steps:,} steps of {training.batch_size} pairs"
+        )
 
 
 if __name__ == "__main__":

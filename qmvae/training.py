@@ -67,7 +67,7 @@ def train(params: Params, name: str, seed: int, dataset: data.Dataset, folder: P
     Checkpoints lie in the same folder until the end. If one is there with the same fingerprint, training goes on from
     it. Raises TrainingError on a loss that is not finite.
     """
-    settings, device = params.training, dataset.train.pairs.device
+    settings, device = params.training[name], dataset.train.pairs.device
     nets = {m: modality.net for m, modality in params.modalities.items()}
     torch.manual_seed(seed)
     model = checkpoint.build(name, getattr(params, name), dataset.shapes, nets)
@@ -178,7 +178,7 @@ def resume(path: Path, fingerprint: str, model, optimizer, log: Log) -> int:
 
 def fingerprint_of(params: Params, name: str) -> str:
     """SHA-256 over what a seed's result depends on: parameters, images, pairs, code, versions and kind of device."""
-    settings = params.training.model_dump(exclude={"seeds"})
+    settings = params.training[name].model_dump(exclude={"seeds"})
     parts = [name, settings, getattr(params, name).model_dump(), params.model_dump()["modalities"]]
     digest = hashlib.sha256(json.dumps([*parts, torch.__version__, device_of(params).type], sort_keys=True).encode())
     package = Path(__file__).parent
@@ -200,13 +200,14 @@ def run(params: Params, name: str) -> None:
         except BlockingIOError:
             raise TrainingError(f"{progress}: another process is training {name}; wait for it or stop it first") from None
         dataset = data.load(params, device_of(params))
-        if len(dataset.train.pairs) < params.training.batch_size:
+        batch_size = params.training[name].batch_size
+        if len(dataset.train.pairs) < batch_size:
             raise TrainingError(
-                f"presets.{params.preset}.training.batch_size: {params.training.batch_size} is more than the "
+                f"presets.{params.preset}.training.batch_size: {batch_size} is more than the "
                 f"{len(dataset.train.pairs)} training pairs; make it smaller"
             )
         fingerprint = fingerprint_of(params, name)
-        for seed in params.training.seeds:
+        for seed in params.seeds:
             folder = progress / f"seed-{seed}"
             if (folder / "model.json").exists() and files.load_json(folder / "model.json")["fingerprint"] == fingerprint:
                 print(f"{name}, seed {seed}: finished earlier from the same parameters, images and code; kept", flush=True)
@@ -215,7 +216,7 @@ def run(params: Params, name: str) -> None:
             train(params, name, seed, dataset, folder, fingerprint)
         output = params.artifacts / "models" / name
         shutil.rmtree(output, ignore_errors=True)
-        for seed in params.training.seeds:
+        for seed in params.seeds:
             shutil.copytree(progress / f"seed-{seed}", output / f"seed-{seed}")
 
 

@@ -22,8 +22,9 @@ def test_every_preset_of_the_committed_file_loads(preset):
 def test_the_paper_preset_has_the_papers_settings():
     params = load("paper", ROOT)
     assert (params.qmvae.alpha1, params.qmvae.alpha2, params.qmvae.beta, params.qmvae.shared) == (2, 0.8, 1500, 20)
-    assert (params.training.batch_size, params.training.lr, len(params.training.seeds)) == (128, 1e-4, 5)
-    assert params.training.steps == 131_410  # 10 epochs of 1,682,040 pairs in batches of 128
+    ours = params.training["qmvae"]
+    assert (ours.batch_size, ours.lr, len(params.seeds)) == (128, 1e-4, 5)
+    assert ours.steps == 131_410  # 10 epochs of 1,682,040 pairs in batches of 128
     assert params.pairs.multiplier == 30
 
 
@@ -70,6 +71,22 @@ FAULTS = {
     "no seeds": (lambda d: d["presets"]["quick"]["training"].update(seeds=[]), "training.seeds"),
     "negative seed": (lambda d: d["presets"]["quick"]["training"].update(seeds=[-1]), "training.seeds.0"),
     "a section that is a list": (lambda d: d.update(qmvae=[1]), "qmvae"),
+    "an override for no model": (
+        lambda d: d["presets"]["quick"]["overrides"].update(gan={}),
+        "presets.quick.overrides: expected one entry",
+    ),
+    "an override of no key": (
+        lambda d: d["presets"]["paper"]["overrides"]["mvae"].update(sample=3),
+        "presets.paper.overrides.mvae.sample: unknown key; mvae and training have .*steps",
+    ),
+    "an override out of range": (
+        lambda d: d["presets"]["quick"]["overrides"]["mmvae"].update(samples=0),
+        "presets.quick.overrides.mmvae.samples: .*greater than 0.*found 0",
+    ),
+    "an override of the seeds": (
+        lambda d: d["presets"]["quick"]["overrides"]["mmvae"].update(seeds=[3]),
+        "overrides.mmvae.seeds: unknown key",
+    ),
     "a log that does not divide the checkpoints": (
         lambda d: d["presets"]["quick"]["training"].update(checkpoint_every=100, log_every=30),
         "checkpoint_every: 100 is not a multiple of log_every, 30",
@@ -136,3 +153,10 @@ def test_a_switch_to_nonsense_leaves_the_file_alone(tmp_path):
         switch(tmp_path, preset="huge")
     assert (tmp_path / "params.yaml").read_text() == before
     assert list(tmp_path.iterdir()) == [tmp_path / "params.yaml"]
+
+
+def test_overrides_change_one_model_of_one_preset():
+    quick, paper = load("quick", ROOT), load("paper", ROOT)
+    assert quick.mmvae.samples == 1 and paper.mmvae.samples == 30
+    assert paper.training["mvae"].lr == 0.001 and paper.training["qmvae"].lr == 0.0001
+    assert paper.training["mvae"].steps == paper.training["qmvae"].steps

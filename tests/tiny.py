@@ -32,6 +32,7 @@ def write_params(folder: Path, **training) -> None:
     subset["training"] = dict(
         seeds=[0, 1], steps=30, batch_size=16, lr=0.001, checkpoint_every=10, log_every=5
     ) | training  # fmt: skip
+    subset["overrides"] = {model: {} for model in subset["overrides"]}
     subset["judges"] |= {"epochs": 1}
     subset["evaluation"] |= {"conditions": 100, "probe_pairs": 100}
     document |= {"preset": "tiny", "data": "data", "device": "cpu", "models": ["qmvae"], "presets": {"tiny": subset}}

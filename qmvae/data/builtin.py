@@ -112,7 +112,7 @@ def _street_number(digit: int, rng: np.random.Generator) -> np.ndarray:
         shadow = Image.new("RGB", picture.size, tuple(int(c) // 2 for c in wall))
         picture.paste(shadow, tuple(rng.integers(-3, 4, 2).tolist()), mask)
     picture.paste(_gradient(paint, rng), (0, 0), mask)
-    side = int(rng.integers(12, 33))  # SVHN's crops are enlarged from as little as a dozen pixels
+    side = int(rng.integers(16, 33))  # SVHN's crops are enlarged from few pixels, too
     picture = picture.resize((side, side), Image.Resampling.BOX).resize((32, 32), Image.Resampling.BICUBIC)
     picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.2)))
     reach = rng.integers(1, 11)
@@ -121,13 +121,12 @@ def _street_number(digit: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """RGB of the wall and of the paint: muted, and at times hard to tell apart."""
-    brightness = rng.integers(30, 226)
-    contrast = rng.integers(40, 150)
-    darker, brighter = brightness - contrast, brightness + contrast
-    other = darker if darker > 0 and (brighter > 255 or rng.random() < 0.5) else brighter
+    """RGB of the wall and of the paint, muted; more often bright digits on a dark wall than the other way round."""
+    contrast = rng.integers(70, 181)
+    dark = rng.integers(20, 236 - contrast)
+    levels = [dark, dark + contrast]
     colours = []
-    for level in (brightness, other):
+    for level in levels if rng.random() < 0.75 else reversed(levels):
         warmth = rng.integers(-32, 33)  # from bluish slate to brick
         colours.append((level + [warmth, 0, -warmth] + rng.integers(-10, 11, 3)).clip(0, 255))
     return tuple(colours)
@@ -151,7 +150,7 @@ def _lettering(digit: int, rng: np.random.Generator) -> Image.Image:
     draw.text((start, baseline), str(digit), fill=255, font=font, anchor="ls")
     gap = rng.uniform(-2, 6)
     for anchor, x, neighbour in (("rs", start + left - gap, neighbours[0]), ("ls", start + right + gap, neighbours[1])):
-        if rng.random() < 0.6:
+        if rng.random() < 0.5:
             draw.text((x, baseline), str(neighbour), fill=255, font=font, anchor=anchor)
     slant, turn = rng.uniform(-0.2, 0.2), rng.uniform(-0.12, 0.12)
     linear = np.array([[rng.uniform(0.8, 1.2), slant], [turn, rng.uniform(0.95, 1.25)]])

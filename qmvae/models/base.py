@@ -18,6 +18,8 @@ class MultimodalVAE(nn.Module):
     config: the model's section of params.yaml.
     """
 
+    fused = True  # whether `fuse` makes one code of several modalities' codes (MMVAE mixes them instead)
+
     def __init__(self, shapes: Mapping[str, Shape], nets: Mapping[str, str], config):
         super().__init__()
         for name, (_, height, width) in shapes.items():
