@@ -10,6 +10,8 @@ from itertools import permutations
 
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from qmvae import checkpoint, data, files
@@ -83,7 +85,7 @@ def linear_probe(model: MultimodalVAE, dataset: data.Dataset, rows: Tensor) -> d
     """Table 2 (section 4.3): one linear layer, fitted on the fused shared codes of training pairs `rows`, then tested on
     the codes of each modality's test images alone and of the test pairs, `both` (with three modalities: all three).
 
-    The layer is the optimum of the same cross-entropy that Shi et al. minimise with Adam. A model that has no fused code
+    The layer (on standardised codes) is the optimum of the cross-entropy that Shi et al. minimise with Adam. A model that has no fused code
     is fitted on the codes of all modalities side by side, and has no `both`.
     """
     train, test = encode(model, dataset.train), encode(model, dataset.test)
@@ -101,7 +103,8 @@ def linear_probe(model: MultimodalVAE, dataset: data.Dataset, rows: Tensor) -> d
         codes = model.fuse(codes).mean
     else:
         codes, labels = torch.cat([q.mean for q in codes.values()]), labels.repeat(len(names))
-    layer = LogisticRegression(C=100.0, max_iter=1000).fit(codes.cpu().double(), labels.cpu())
+    layer = make_pipeline(StandardScaler(), LogisticRegression(C=100.0, max_iter=1000))
+    layer.fit(codes.cpu().double(), labels.cpu())
 
     def score(codes: Tensor, truth: Tensor) -> float:
         return float(layer.score(codes.cpu().double(), truth.cpu()))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -69,14 +70,17 @@ def curves(log: dict[str, np.ndarray], groups: dict[str, list[str]]) -> Figure:
 
     log: columns of log.csv, `step` among them. groups: title of a panel -> the columns that it draws.
     """
-    figure, axes = plt.subplots(1, len(groups), figsize=(WIDTH, 2.2), layout="constrained")
-    for axis, (title, names) in zip(axes, groups.items(), strict=True):
-        for name in names:
-            axis.plot(log["step"], log[name], linewidth=1, label=name)
-        axis.set_title(title, fontsize=8)
-        axis.set_xlabel("step", fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.legend(fontsize=6, frameon=False)
+    with sns.axes_style("ticks"), sns.color_palette("colorblind"):
+        figure, axes = plt.subplots(1, len(groups), figsize=(WIDTH, 2.2), layout="constrained")
+        for axis, (title, names) in zip(axes, groups.items(), strict=True):
+            for name in names:
+                sns.lineplot(x=log["step"], y=log[name], ax=axis, linewidth=1, label=name, legend=False)
+            axis.set_title(title, fontsize=8)
+            axis.set_xlabel("step", fontsize=8)
+            axis.set_ylabel("")
+            axis.tick_params(labelsize=7)
+            axis.legend(fontsize=6, frameon=False)
+    sns.despine(figure)
     return figure
 
 
