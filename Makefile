@@ -2,48 +2,53 @@
 
 PYTHON ?= python3
 VENV := .venv
-BIN := $(CURDIR)/$(VENV)/bin
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
-STAMP := $(VENV)/installed
 SWITCH := $(if $(PRESET),--preset "$(PRESET)") $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
 .PHONY: help repro test lab notebooks lock clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 	@echo "PRESET=quick|subset|paper and DATA=<folder> choose what is run; they are written into params.yaml."
 
-repro: $(STAMP) ## install and run the pipeline: images, training, tables, figures, notebooks (dvc repro)
-	@python -m qmvae.params $(SWITCH)
-	dvc repro
+repro: $(VENV)/installed ## install and run the pipeline: images, training, tables, figures, notebooks (dvc repro)
+	@$(VENV)/bin/python -m qmvae.params $(SWITCH)
+	$(VENV)/bin/dvc repro
 
 # The stages that make what the notebooks read; the notebooks themselves are run by nbval, which compares their outputs.
-test: $(STAMP) ## install and run every check: the models of `quick` trained, unit tests, notebooks compared (nbval)
-	@python -m qmvae.params $(SWITCH)
-	@grep -qE '^preset: quick\b' params.yaml || { echo "make test: the notebooks are compared with the preset quick, but params.yaml has another: make test PRESET=quick"; exit 1; }
-	dvc repro metrics
-	python -m pytest --nbval
+test: $(VENV)/installed ## install and run every check: the models of `quick` trained, unit tests, notebooks compared (nbval)
+	@$(VENV)/bin/python -m qmvae.params $(SWITCH)
+	@grep -qE '^preset: +quick( |$$)' params.yaml || { echo "make test: the notebooks are compared with the preset quick, but params.yaml has another: make test PRESET=quick"; exit 1; }
+	$(VENV)/bin/dvc repro metrics
+	$(VENV)/bin/python -m pytest --nbval
 
-lab: $(STAMP) ## open the notebooks in JupyterLab
-	jupyter lab --notebook-dir=notebooks --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
+# No news, no look for updates, no catalogue of extensions: nothing is asked of the network.
+lab: $(VENV)/installed ## open the notebooks in JupyterLab
+	$(VENV)/bin/jupyter lab --notebook-dir=notebooks --LabApp.news_url=None --LabApp.extension_manager=readonly \
+	    --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
-notebooks: $(STAMP) ## for maintainers: take the outputs of the executed `quick` notebooks into notebooks/
+notebooks: $(VENV)/installed ## for maintainers: take the outputs of the executed `quick` notebooks into notebooks/
 	cp reports/quick/notebooks/*.ipynb notebooks/
 
-lock: $(STAMP) ## for maintainers: resolve pyproject.toml anew into requirements.lock, for Linux and macOS
+# What is pinned stays as long as pyproject.toml allows it; delete requirements.lock first to bring all of it up to date.
+lock: $(VENV)/installed ## for maintainers: resolve pyproject.toml into requirements.lock, for Linux and macOS
 	$(VENV)/bin/pip install --quiet uv
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    --no-annotate pyproject.toml -o requirements.lock
 
 clean: ## remove what runs made for machines (artifacts, DVC's cache); reports, data and .venv stay
-	rm -rf artifacts .dvc/cache .dvc/tmp
+	rm -rf artifacts .dvc/cache .dvc/tmp .pytest_cache
 
-# The stamp comes last, so that an installation that was broken off is done again.
-$(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $$($(PYTHON) --version) is too old, Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+# `installing` becomes `installed` at the end; one that is found at the start is an installation that was broken off.
+$(VENV)/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "make: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); try make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@if [ -e $(VENV)/installing ]; then echo "the last installation was broken off: it starts anew"; rm -rf $(VENV); fi
+	@echo "installing into $(VENV): PyTorch alone is some gigabytes, this takes minutes"
 	$(PYTHON) -m venv $(VENV)
+	@touch $(VENV)/installing
 	$(VENV)/bin/pip install --quiet --no-compile --require-hashes -r requirements.lock
 	$(VENV)/bin/pip install --quiet --no-deps --no-build-isolation -e .
-	@touch $@
+	@mv $(VENV)/installing $@

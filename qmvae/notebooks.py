@@ -7,7 +7,6 @@ thing or tells of the machine (times, durations, paths, versions), so that a sec
 import argparse
 import logging
 import re
-import warnings
 
 import nbformat
 import papermill
@@ -42,31 +41,37 @@ def execute(params: Params, stem: str) -> None:
     except FileNotFoundError:
         names = ", ".join(sorted(p.stem for p in path.parent.glob("*.ipynb")))
         raise files.FileError(f"{path}: no such notebook; there are {names}") from None
-    parameters = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    if len(parameters) != 1:
-        raise files.FileError(f"{path}: expected one cell tagged `parameters`, found {len(parameters)}")
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        raise files.FileError(f"{path}: cannot be read as a notebook: {' '.join(str(error).split())[:200]}") from None
     # The value goes into the cell itself, not into one more below it: executed copies read like the notebooks.
-    parameters[0].source = re.sub(r'preset = "\w+"', f'preset = "{params.preset}"', parameters[0].source)
-    output = params.reports / "notebooks" / f"{stem}.ipynb"
-    with files.replacing(output) as partial:
-        nbformat.write(notebook, partial)
-        try:
-            done = papermill.execute_notebook(
-                partial, None, cwd=path.parent, kernel_name="python3", progress_bar=False, log_output=False
-            )
-        except papermill.PapermillExecutionError as error:
-            raise files.FileError(
-                f"{path}: cell {error.cell_index} failed with {error.ename}: {error.evalue}\n{error.source}"
-            ) from None
-        clean(done)
-        nbformat.write(done, partial)
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    changed = [re.subn(r'(?m)^preset = "\w+"', f'preset = "{params.preset}"', cell.source) for cell in cells]
+    if [count for _, count in changed] != [1]:
+        raise files.FileError(f'{path}: expected one cell tagged `parameters` with one line preset = "..."')
+    cells[0].source = changed[0][0]
+    try:
+        done = papermill.execute_notebook(
+            notebook,
+            None,
+            cwd=path.parent,  # as JupyterLab and nbval have it
+            kernel_name="python3",
+            progress_bar=False,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
+        )
+    except papermill.PapermillExecutionError as error:
+        raise files.FileError(
+            f"{path}: cell {error.cell_index} failed with {error.ename}: {error.evalue}\n{error.source}"
+        ) from None
+    except RuntimeError as error:  # killed, out of memory, or never started
+        raise files.FileError(f"{path}: the notebook's Python process ended early: {error}") from None
+    clean(done)
+    files.save_text(params.reports / "notebooks" / path.name, nbformat.writes(done) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m qmvae.notebooks", description=__doc__)
     parser.add_argument("notebook", help="its name without .ipynb")
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="nbformat|papermill|traitlets|zmq")
     try:
         execute(load(), parser.parse_args().notebook)
     except (ParamsError, files.FileError) as error:

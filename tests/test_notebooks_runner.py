@@ -1,0 +1,91 @@
+"""The runner of the notebooks: same bytes twice, nothing of the machine, nothing half-written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from tiny import ROOT, write_params
+
+from qmvae import notebooks
+from qmvae.files import FileError
+from qmvae.params import load
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def write_notebook(root: Path, *sources: str) -> None:
+    write_params(root)
+    parameters = nbformat.v4.new_code_cell('preset = "quick"', id="a", metadata={"tags": ["parameters"]})
+    cells = [parameters, *(nbformat.v4.new_code_cell(source, id=f"c{i}") for i, source in enumerate(sources))]
+    (root / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), root / "notebooks" / "story.ipynb")
+
+
+def run(root: Path) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "qmvae.notebooks", "story"]
+    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+
+
+def test_twice_the_same_bytes_with_the_preset_of_params(tmp_path):
+    write_notebook(tmp_path, "import os\nprint(preset, os.path.basename(os.getcwd()))", "1 + 1")
+    executed = tmp_path / "reports" / "tiny" / "notebooks" / "story.ipynb"
+    result = run(tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    first = executed.read_bytes()
+    assert run(tmp_path).returncode == 0
+    assert executed.read_bytes() == first
+    assert str(tmp_path).encode() not in first and b"papermill" not in first and b"T0" not in first
+    cells = nbformat.read(executed, as_version=4).cells
+    assert [cell.id for cell in cells] == ["a", "c0", "c1"]
+    assert cells[0].source == 'preset = "tiny"'
+    assert cells[1].outputs[0].text == "tiny notebooks\n"
+    assert [cell.execution_count for cell in cells] == [1, 2, 3]
+
+
+def test_a_failing_cell_is_named_and_the_last_good_copy_stays(tmp_path):
+    write_notebook(tmp_path, "1 / 0")
+    executed = tmp_path / "reports" / "tiny" / "notebooks" / "story.ipynb"
+    executed.parent.mkdir(parents=True)
+    executed.write_text("the last good copy")
+    result = run(tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "story.ipynb: cell 1 failed with ZeroDivisionError: division by zero" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in executed.parent.iterdir()] == ["story.ipynb"]
+    assert executed.read_text() == "the last good copy"
+
+
+def test_a_killed_kernel_is_said_to_be(tmp_path):
+    write_notebook(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(FileError, match="ended early"):
+        notebooks.execute(load(root=tmp_path), "story")
+    assert not (tmp_path / "reports").exists()
+
+
+def test_a_notebook_that_is_not_there_or_not_one(tmp_path):
+    write_notebook(tmp_path)
+    with pytest.raises(FileError, match="no such notebook; there are story"):
+        notebooks.execute(load(root=tmp_path), "tale")
+    for text, message in {"{": "cannot be read", "{}": "cannot be read|parameters"}.items():
+        (tmp_path / "notebooks" / "story.ipynb").write_text(text)
+        with pytest.raises(FileError, match=message):
+            notebooks.execute(load(root=tmp_path), "story")
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "notebooks" / "story.ipynb")
+    with pytest.raises(FileError, match="expected one cell tagged `parameters`"):
+        notebooks.execute(load(root=tmp_path), "story")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_committed_notebooks_are_executed_and_clean(path):
+    """nbval compares nothing in a cell that was never run, and says nothing about it."""
+    committed = nbformat.read(path, as_version=4)
+    code = [cell for cell in committed.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "run `make repro`, then `make notebooks`"
+    assert [cell.source for cell in code if "parameters" in cell.metadata.get("tags", [])] == ['preset = "quick"']
+    before = nbformat.writes(committed)
+    notebooks.clean(committed)
+    assert nbformat.writes(committed) == before, "saved from JupyterLab? run `make repro`, then `make notebooks`"

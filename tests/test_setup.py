@@ -1,0 +1,44 @@
+"""The set-up's files agree: one list of pins, one version of Python, a stage for each notebook."""
+
+import re
+import tomllib
+
+import yaml
+from tiny import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = (ROOT / "requirements.lock").read_text()
+PINS = re.findall(r"(?m)^([a-z0-9._-]+)==\S+(?: ;[^\\\n]+)? \\\n    --hash=sha256:[0-9a-f]{64}", LOCK)
+
+
+def test_every_requirement_is_pinned_with_hashes():
+    direct = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in PROJECT["dependencies"]}
+    assert direct and direct <= set(PINS)
+    starts = [line for line in LOCK.splitlines() if re.match(r"[^\s#]", line)]
+    assert len(PINS) == len(starts)  # so that no line is an option, an address, or a package without a hash
+
+
+def test_the_lock_names_no_index():
+    assert not re.search(r"://|--index|--extra|--find-links|--trusted| @ ", LOCK)
+
+
+def test_conda_installs_from_the_lock_with_a_fitting_python():
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert dependencies[-1] == {"pip": ["-r requirements.lock"]}
+    assert [re.sub(r"[\s=<>].*", "", d) for d in dependencies[:-1]] == ["python", "pip"]
+    least = PROJECT["requires-python"].removeprefix(">=")
+    assert re.fullmatch(rf"python *>?={re.escape(least)}", dependencies[0])
+
+
+def test_each_notebook_has_its_stage_and_each_stage_its_notebook():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    run = [stage["cmd"].split()[-1] for stage in stages.values() if "qmvae.notebooks" in stage["cmd"]]
+    assert sorted(run) == sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    for stage in stages.values():
+        if "qmvae.notebooks" in stage["cmd"]:
+            assert f"notebooks/{stage['cmd'].split()[-1]}.ipynb" in stage["deps"]
+
+
+def test_dvc_does_not_call_home():
+    config = (ROOT / ".dvc" / "config").read_text()
+    assert "analytics = false" in config and "check_update = false" in config
