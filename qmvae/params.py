@@ -219,14 +219,18 @@ class _File(Section):
         """By model: its section and its training in this preset, overrides applied. Raises ValueError."""
         chosen = self.presets[preset]
         if set(chosen.overrides) != set(MODELS):  # DVC tracks each model's entry, so that it must be there
-            raise ValueError(f"presets.{preset}.overrides: expected one entry (it may be {{}}) for each of {', '.join(MODELS)}")
+            raise ValueError(
+                f"presets.{preset}.overrides: expected one entry, which may be {{}}, for each of {', '.join(MODELS)}"
+            )
         result = {}
         for model, changes in chosen.overrides.items():
             sections = getattr(self, model), chosen.training
             known = [set(type(section).model_fields) - {"seeds"} for section in sections]
             where = f"presets.{preset}.overrides.{model}"
             if unknown := set(changes) - known[0] - known[1]:
-                raise ValueError(f"{where}.{min(unknown)}: unknown key; {model} and training have {', '.join(sorted(known[0] | known[1]))}")
+                raise ValueError(
+                    f"{where}.{min(unknown)}: unknown key; {model} and training have {', '.join(sorted(known[0] | known[1]))}"
+                )
             try:
                 result[model] = tuple(
                     type(section).model_validate(section.model_dump() | {k: v for k, v in changes.items() if k in keys})
@@ -290,7 +294,7 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
     models = {name: section for name, (section, _) in settings.items()}
     return Params(
         root=root,
-        data=root / os.path.expanduser(file.data),
+        data=root / file.data,
         seeds=file.presets[file.preset].training.seeds,
         training={name: training for name, (_, training) in settings.items()},
         **shared,
@@ -342,8 +346,15 @@ def main() -> None:
     parser.add_argument("--data", help="write this data folder into params.yaml")
     arguments = parser.parse_args()
     try:
+        if arguments.data:  # DVC knows no ~
+            arguments.data = os.path.expanduser(arguments.data)
         switch(find_root(), **{key: value for key, value in vars(arguments).items() if value})
         params = load()
+        if not params.data.is_dir():
+            raise ParamsError(
+                f"{params.root / 'params.yaml'}: data: there is no folder {params.data}; name the one that holds the image "
+                "files (data/README.md says which), or `data: data`, which is always there"
+            )
     except ParamsError as error:
         raise SystemExit(str(error)) from None
     for name in params.models:

@@ -1,6 +1,8 @@
 """params.yaml: the committed file is valid, and every kind of fault ends in one message that names the key."""
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,3 +162,11 @@ def test_overrides_change_one_model_of_one_preset():
     assert quick.mmvae.samples == 1 and paper.mmvae.samples == 30
     assert paper.training["mvae"].lr == 0.001 and paper.training["qmvae"].lr == 0.0001
     assert paper.training["mvae"].steps == paper.training["qmvae"].steps
+
+
+def test_a_data_folder_that_is_not_there_is_said_before_any_work(tmp_path):
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    command = [sys.executable, "-m", "qmvae.params", "--data", "/nowhere/at/all"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "data: there is no folder /nowhere/at/all" in result.stderr
