@@ -31,6 +31,7 @@ lab: $(VENV)/installed ## open the notebooks in JupyterLab
 
 notebooks: $(VENV)/installed ## for maintainers: take the outputs of the executed `quick` notebooks into notebooks/
 	cp reports/quick/notebooks/*.ipynb notebooks/
+	$(VENV)/bin/dvc commit --quiet --force
 
 # What is pinned stays as long as pyproject.toml allows it; delete requirements.lock first to bring all of it up to date.
 lock: $(VENV)/installed ## for maintainers: resolve pyproject.toml into requirements.lock, for Linux and macOS

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import torch
-
 from qmvae import files, params
 from qmvae.models import MODELS, MultimodalVAE
+
 
 def build(name: str, config, shapes: dict, nets: dict[str, str]) -> MultimodalVAE:
     """A model with fresh weights. name: a key of MODELS; the rest as MultimodalVAE takes it."""

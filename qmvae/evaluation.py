@@ -31,7 +31,9 @@ def some_rows(count: int, wanted: int | str, seed: int, device) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:wanted].to(device)
 
 
-def cross_generation(model: MultimodalVAE, judge: Judge, split: data.Split, source: str, target: str, rows: Tensor, seed: int):
+def cross_generation(
+    model: MultimodalVAE, judge: Judge, split: data.Split, source: str, target: str, rows: Tensor, seed: int
+):
     """Table 1 for one direction, with the private code drawn from the prior for each test pair `rows` (section 4.2.1).
 
     Returns the accuracy, the share of generated `target` images that the judge reads as the digit of the `source` image,

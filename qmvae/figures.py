@@ -6,7 +6,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
@@ -93,7 +92,9 @@ def architecture(x: str, y: str) -> Figure:
     shared, private, image = "#fbe3c0", "#cfe3f5", "#e8e8e8"
 
     def box(left: float, middle: float, text: str, color: str, width: float = 1.9) -> tuple[float, float, float]:
-        axes.add_patch(FancyBboxPatch((left, middle - 0.33), width, 0.66, boxstyle="round,pad=0.05", fc=color, ec="0.3"))
+        axes.add_patch(
+            FancyBboxPatch((left, middle - 0.33), width, 0.66, boxstyle="round,pad=0.05", fc=color, ec="0.3")
+        )
         axes.text(left + width / 2, middle, text, ha="center", va="center", fontsize=8)
         return left, left + width, middle
 
@@ -114,7 +115,10 @@ def architecture(x: str, y: str) -> Figure:
         arrow(h, drawn[m])
         arrow(fused, drawn[m])
     axes.annotate(
-        "", (4.7, 3.78), (4.7, 2.62), arrowprops=dict(arrowstyle="<|-|>", color="#c0392b", linestyle="--", linewidth=1.2)
+        "",
+        (4.7, 3.78),
+        (4.7, 2.62),
+        arrowprops=dict(arrowstyle="<|-|>", color="#c0392b", linestyle="--", linewidth=1.2),
     )
     axes.text(4.85, 3.2, "quadruplet loss\n(Eq. 19)", fontsize=8, color="#c0392b", va="center")
     return figure

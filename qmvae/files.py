@@ -32,7 +32,9 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        raise FileError(f"{path}: cannot be written: {error.strerror or error}; what was there before is kept") from None
+        raise FileError(
+            f"{path}: cannot be written: {error.strerror or error}; what was there before is kept"
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -63,7 +65,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         partial.write_bytes(safetensors.torch.save(tensors, dict(metadata or {}) or None))
 
 
-def load_tensors(path: Path, device: str = "cpu", hint: str = "run `dvc repro`") -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_tensors(
+    path: Path, device: str = "cpu", hint: str = "run `dvc repro`"
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file: its tensors on `device`, and its strings. Raises FileError if it is missing or broken."""
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:

@@ -43,7 +43,9 @@ class Judge(nn.Module):
 
 def accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
     """The share of uint8 images (N, C, H, W) that the judge reads as labelled."""
-    right = [(judge.predict(x.float() / 255) == y).sum() for x, y in zip(images.split(1000), labels.split(1000), strict=True)]
+    right = [
+        (judge.predict(x.float() / 255) == y).sum() for x, y in zip(images.split(1000), labels.split(1000), strict=True)
+    ]
     return (torch.stack(right).sum() / len(labels)).item()
 
 
@@ -71,7 +73,9 @@ def run(params: Params) -> None:
         fit(judge, dataset.train.images[name], dataset.train.labels[name], params.judges, dataset.titles[name])
         accuracies[name] = accuracy(judge, dataset.test.images[name], dataset.test.labels[name])
         files.save_tensors(params.artifacts / "judges" / f"{name}.safetensors", judge.state_dict())
-        print(f"judge of {dataset.titles[name]}: reads {accuracies[name]:.1%} of the test images as labelled", flush=True)
+        print(
+            f"judge of {dataset.titles[name]}: reads {accuracies[name]:.1%} of the test images as labelled", flush=True
+        )
     files.save_json(params.artifacts / "judges" / "accuracy.json", accuracies)
 
 

@@ -56,7 +56,7 @@ def execute(params: Params, stem: str) -> None:
             cwd=path.parent,  # as JupyterLab and nbval have it
             kernel_name="python3",
             progress_bar=False,
-            extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
+            extra_arguments=["--IPKernelApp.log_level=50"],  # it calls the end of the run an error
         )
     except papermill.PapermillExecutionError as error:
         raise files.FileError(

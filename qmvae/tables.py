@@ -39,9 +39,9 @@ def table(metrics: dict, part: str) -> pd.DataFrame:
         row = {}
         for key in dict.fromkeys(keys):
             mine = ours.get(key)
-            row[key, "ours", "mean"], row[key, "ours", "std"] = (
-                (100 * mine["mean"], 100 * mine["std"]) if mine else (None, None)
-            )
+            spread = mine and len(mine["seeds"]) > 1  # one seed has no standard deviation
+            row[key, "ours", "mean"] = 100 * mine["mean"] if mine else None
+            row[key, "ours", "std"] = 100 * mine["std"] if spread else None
             row[key, "paper", "mean"], row[key, "paper", "std"] = paper.get(key, (None, None))
         rows[MODELS.get(name, name)] = row
     frame = pd.DataFrame.from_dict(rows, orient="index", dtype=float)
@@ -61,14 +61,13 @@ def readable(frame: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
         return f"{words} ({'ours' if whose == 'ours' else 'the paper'})"
 
     def cell(mean: float, std: float) -> str:
-        return "n/a" if pd.isna(mean) else f"{mean:.1f} ± {std:.1f}"
+        if pd.isna(mean):
+            return "n/a"
+        return f"{mean:.1f}" if pd.isna(std) else f"{mean:.1f} ± {std:.1f}"
 
     columns = list(dict.fromkeys((key, whose) for key, whose, _ in frame.columns))
     return pd.DataFrame(
-        {
-            heading(*c): [cell(m, s) for m, s in zip(frame[*c, "mean"], frame[*c, "std"], strict=True)]
-            for c in columns
-        },
+        {heading(*c): [cell(m, s) for m, s in zip(frame[*c, "mean"], frame[*c, "std"], strict=True)] for c in columns},
         index=pd.Index(frame.index, name="model"),
     )
 
@@ -91,6 +90,7 @@ def runner_up(metrics: dict, part: str) -> str:
 
 def caption(metrics: dict, what: str) -> str:
     """What a reader must know to use the numbers: images, seeds, steps, device and how good the judges are."""
+    seeds = len(metrics["seeds"])
     judges = ", ".join(f"{name} {value:.1%}" for name, value in metrics["judges"].items())
     steps = ", ".join(f"{MODELS[name]} {model['steps']:,}" for name, model in metrics["models"].items())
     codes = ", ".join(
@@ -98,7 +98,8 @@ def caption(metrics: dict, what: str) -> str:
         for name, model in metrics["models"].items()
     )
     return (
-        f"{what}, in % (mean ± standard deviation over {len(metrics['seeds'])} seed(s)). Ours: {metrics['images']}, "
+        f"{what}, in % ({f'mean ± standard deviation over {seeds} seeds' if seeds > 1 else 'one seed'}). Ours: "
+        f"{metrics['images']}, "
         f"preset {metrics['preset']}, on {metrics['device']}; steps: {steps}; code dimensions, shared + private: {codes}; "
         f"judges read {judges} of the real test images as labelled. The paper: MNIST and all of SVHN, 5 seeds."
     )

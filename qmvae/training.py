@@ -91,7 +91,10 @@ def train(params: Params, name: str, seed: int, dataset: data.Dataset, folder: P
         if (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
             save_state(folder / "checkpoint.safetensors", fingerprint, step + 1, model, optimizer, log)
             if bar.disable:
-                print(f"{name}, seed {seed}: step {step + 1:,} of {settings.steps:,}, loss {log.rows[-1][1]:.1f}", flush=True)
+                print(
+                    f"{name}, seed {seed}: step {step + 1:,} of {settings.steps:,}, loss {log.rows[-1][1]:.1f}",
+                    flush=True,
+                )
 
     files.save_text(folder / "log.csv", log.csv())
     about = {"preset": params.preset, "images": dataset.describe(), "seed": seed, "steps": settings.steps}
@@ -198,7 +201,9 @@ def run(params: Params, name: str) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise TrainingError(f"{progress}: another process is training {name}; wait for it or stop it first") from None
+            raise TrainingError(
+                f"{progress}: another process is training {name}; wait for it or stop it first"
+            ) from None
         dataset = data.load(params, device_of(params))
         batch_size = params.training[name].batch_size
         if len(dataset.train.pairs) < batch_size:
@@ -209,8 +214,12 @@ def run(params: Params, name: str) -> None:
         fingerprint = fingerprint_of(params, name)
         for seed in params.seeds:
             folder = progress / f"seed-{seed}"
-            if (folder / "model.json").exists() and files.load_json(folder / "model.json")["fingerprint"] == fingerprint:
-                print(f"{name}, seed {seed}: finished earlier from the same parameters, images and code; kept", flush=True)
+            if (folder / "model.json").exists() and files.load_json(folder / "model.json")[
+                "fingerprint"
+            ] == fingerprint:
+                print(
+                    f"{name}, seed {seed}: finished earlier from the same parameters, images and code; kept", flush=True
+                )
                 continue
             (folder / "model.json").unlink(missing_ok=True)
             train(params, name, seed, dataset, folder, fingerprint)

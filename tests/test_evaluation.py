@@ -1,6 +1,5 @@
 """Tables 1 and 2's numbers on models whose true score is known, and what becomes of them on the way to the tables."""
 
-
 import copy
 import math
 from types import SimpleNamespace
@@ -30,7 +29,7 @@ class Oracle(MultimodalVAE):
         super().__init__({"mnist": (1, 8, 8), "svhn": (3, 8, 8)}, {"mnist": "mlp", "svhn": "mlp"}, config)
 
     def shared(self, images):
-        (name, x), = images.items()
+        ((name, x),) = images.items()
         digit = digit_of(x)
         digit = digit + (digit < 5) if name == "svhn" else digit
         angle = digit * 2 * math.pi / 10
@@ -52,7 +51,10 @@ class Reader(torch.nn.Module):
 @pytest.fixture
 def dataset():
     labels = torch.arange(10).repeat(20)
-    images = {"mnist": labels.view(-1, 1, 1, 1).expand(-1, 1, 8, 8), "svhn": labels.view(-1, 1, 1, 1).expand(-1, 3, 8, 8)}
+    images = {
+        "mnist": labels.view(-1, 1, 1, 1).expand(-1, 1, 8, 8),
+        "svhn": labels.view(-1, 1, 1, 1).expand(-1, 3, 8, 8),
+    }
     pairs = data.pair([labels, labels], 3, torch.Generator().manual_seed(0))
     split = data.Split({m: (25 * x).byte() for m, x in images.items()}, {m: labels for m in images}, pairs)
     return data.Dataset(split, split, TITLES)
@@ -172,7 +174,8 @@ def metrics():
     qmvae = {
         "cross": {"mnist_to_svhn": number | {"mean": 0.951}, "svhn_to_mnist": number | {"mean": 0.642}},
         "linear": {"mnist": number | {"mean": 0.98}, "svhn": number | {"mean": 0.81}, "both": number | {"mean": 0.99}},
-        "steps": 10000, "codes": {"shared": 20, "private": 10},
+        "steps": 10000,
+        "codes": {"shared": 20, "private": 10},
     }
     return {
         "preset": "subset", "images": "MNIST 60,000/10,000 + SVHN subset 10,434/2,000", "device": "cpu", "seeds": [0, 1],
@@ -210,9 +213,21 @@ def test_tables_are_written_in_three_formats(tmp_path):
     tables.save(frame, TITLES, tables.caption(metrics(), "Table 1"), tmp_path, "table1")
     assert "Q-MVAE,95.10,1.00,92.20,0.30,64.20,1.00,81.30,0.50" in (tmp_path / "table1.csv").read_text()
     markdown = (tmp_path / "table1.md").read_text()
-    assert "SVHN subset 10,434/2,000" in markdown and "2 seed(s)" in markdown and "| Q-MVAE  | 95.1 ± 1.0" in markdown
+    assert "SVHN subset 10,434/2,000" in markdown and "over 2 seeds" in markdown and "| Q-MVAE  | 95.1 ± 1.0" in markdown
     latex = (tmp_path / "table1.tex").read_text()
-    assert r"Q-MVAE & 95.1 $\pm$ 1.0 & 92.2 $\pm$ 0.3" in latex and r"\toprule" in latex and "→" not in latex and "±" not in latex
+    assert (
+        r"Q-MVAE & 95.1 $\pm$ 1.0 & 92.2 $\pm$ 0.3" in latex
+        and r"\toprule" in latex
+        and "→" not in latex
+        and "±" not in latex
+    )
+
+
+def test_one_seed_shows_no_deviation():
+    one = metrics() | {"seeds": [0]}
+    one["models"]["qmvae"]["cross"]["mnist_to_svhn"] = {"mean": 0.8, "std": 0.0, "seeds": [0.8]}
+    words = tables.readable(tables.table(one, "cross"), TITLES)
+    assert words.loc["Q-MVAE"].iloc[0] == "80.0" and "(one seed)" in tables.caption(one, "Table 1")
 
 
 def test_tiles_lie_where_they_should():
@@ -231,5 +246,3 @@ def test_figures_are_the_same_bytes_twice(tmp_path):
         figures.save(figures.architecture("MNIST", "SVHN"), tmp_path, name)
     for suffix in ("png", "pdf"):
         assert (tmp_path / f"one.{suffix}").read_bytes() == (tmp_path / f"two.{suffix}").read_bytes()
-
-

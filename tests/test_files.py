@@ -41,7 +41,9 @@ def test_tensors_come_back_as_they_went(tmp_path):
     assert about == {"who": "me"} and all(torch.equal(back[key], tensors[key]) for key in tensors)
 
 
-@pytest.mark.parametrize("content, message", [(None, "not there; run"), (b"{", "cannot be read as JSON"), (b"\xff", "cannot")])
+@pytest.mark.parametrize(
+    "content, message", [(None, "not there; run"), (b"{", "cannot be read as JSON"), (b"\xff", "cannot")]
+)
 def test_json_that_cannot_be_read(tmp_path, content, message):
     if content is not None:
         (tmp_path / "x.json").write_bytes(content)

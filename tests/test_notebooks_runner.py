@@ -84,7 +84,9 @@ def test_committed_notebooks_are_executed_and_clean(path):
     """nbval compares nothing in a cell that was never run, and says nothing about it."""
     committed = nbformat.read(path, as_version=4)
     code = [cell for cell in committed.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "run `make repro`, then `make notebooks`"
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), (
+        "run `make repro`, then `make notebooks`"
+    )
     assert [cell.source for cell in code if "parameters" in cell.metadata.get("tags", [])] == ['preset = "quick"']
     before = nbformat.writes(committed)
     notebooks.clean(committed)

@@ -39,7 +39,10 @@ def edited(tmp_path, edit):
 
 FAULTS = {
     "unknown top-level key": (lambda d: d.update(colour="red"), "colour: unknown key"),
-    "unknown key in a preset": (lambda d: d["presets"]["quick"]["training"].update(epochs=3), "training.epochs: unknown"),
+    "unknown key in a preset": (
+        lambda d: d["presets"]["quick"]["training"].update(epochs=3),
+        "training.epochs: unknown",
+    ),
     "missing key": (lambda d: d["qmvae"].pop("alpha1"), "qmvae.alpha1: missing"),
     "wrong type": (lambda d: d["presets"]["quick"]["training"].update(steps="many"), "training.steps.*'many'"),
     "a float for a count": (lambda d: d["presets"]["quick"]["training"].update(steps=10.5), "training.steps"),

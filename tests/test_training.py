@@ -38,7 +38,9 @@ def test_a_deck_deals_every_row_once_before_it_shuffles_again():
 def test_a_deck_depends_on_seed_and_step_alone():
     deck = Deck(10, 4, seed=0, device="cpu")
     in_order = [deck.deal(step).tolist() for step in range(8)]
-    assert [Deck(10, 4, seed=0, device="cpu").deal(step).tolist() for step in (7, 2, 5)] == [in_order[i] for i in (7, 2, 5)]
+    assert [Deck(10, 4, seed=0, device="cpu").deal(step).tolist() for step in (7, 2, 5)] == [
+        in_order[i] for i in (7, 2, 5)
+    ]
     assert Deck(10, 4, seed=1, device="cpu").deal(0).tolist() != in_order[0]
 
 

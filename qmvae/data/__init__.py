@@ -41,10 +41,6 @@ class Split:
         rows = [torch.nonzero(self.labels[name] == digit)[nth, 0] for digit in range(10)]
         return self.images[name][torch.stack(rows)].float() / 255
 
-    def to(self, device) -> "Split":
-        images, labels = ({n: t.to(device) for n, t in group.items()} for group in (self.images, self.labels))
-        return Split(images, labels, self.pairs.to(device))
-
 
 @dataclass(frozen=True, eq=False)
 class Dataset:

@@ -49,7 +49,9 @@ class MultimodalVAE(nn.Module):
 
     def shared(self, images: Images) -> Gaussian:
         """q(z | the given modalities): a Gaussian over (N, shared)."""
-        return self.fuse({name: self.shared_encoders[self._known(name)](self._checked(name, x)) for name, x in images.items()})
+        return self.fuse(
+            {name: self.shared_encoders[self._known(name)](self._checked(name, x)) for name, x in images.items()}
+        )
 
     def private(self, name: str, images: Tensor) -> Gaussian:
         """q(h | x) of one modality: a Gaussian over (N, private); of size 0 where the model has no private codes."""
@@ -73,7 +75,9 @@ class MultimodalVAE(nn.Module):
         return torch.randn(count, self.sizes["private"], generator=generator, device=like.device, dtype=like.dtype)
 
     @torch.no_grad()
-    def cross_generate(self, images: Images, target: str, seed: int | None = None, private: Tensor | None = None) -> Tensor:
+    def cross_generate(
+        self, images: Images, target: str, seed: int | None = None, private: Tensor | None = None
+    ) -> Tensor:
         """Section 4.2.1: images of the modality `target` with the shared code of `images` and a private code from the prior.
 
         private: (N, private) codes to use instead of draws from the prior. seed: of the draws; the global one if None.
