@@ -22,7 +22,7 @@ def make(name, count=2, **changes):
     config |= {k: {m: config[k]["svhn"] for m in list(SHAPES)[:count]} for k in PER_MODALITY if k in config}
     torch.manual_seed(0)
     shapes = {m: SHAPES[m] for m in list(SHAPES)[:count]}
-    model = checkpoint.build(name, checkpoint.SECTIONS[name].model_validate(config), shapes, NETS)
+    model = checkpoint.build(name, params.MODELS[name].model_validate(config), shapes, NETS)
     return model, {m: torch.rand(12, *s) for m, s in shapes.items()}, torch.arange(12) % 3
 
 
