@@ -36,8 +36,8 @@ def cross_generation(
 ):
     """Table 1 for one direction, with the private code drawn from the prior for each test pair `rows` (section 4.2.1).
 
-    Returns the accuracy, the share of generated `target` images that the judge reads as the digit of the `source` image,
-    and the Frechet distance of their judge's features to those of the real test images (not in the paper).
+    Returns the accuracy, the share of generated `target` images that the judge reads as the `source` image's digit, and
+    the Frechet distance of their judge's features to those of the real test images (not in the paper).
     """
     right, features = [], []
     for i, chunk in enumerate(rows.split(CHUNK)):
@@ -75,7 +75,7 @@ def joint_coherence(model: MultimodalVAE, judges: dict[str, Judge], count: int, 
 
 @torch.no_grad()
 def encode(model: MultimodalVAE, split: data.Split) -> dict[str, tuple[Tensor, Tensor]]:
-    """q(z | x) of every image of the split, once each, by modality, as the model's own kind of posterior over (N, shared)."""
+    """q(z | x) of every image of the split, by modality, as the model's own kind of posterior over (N, shared)."""
     codes = {}
     for name, images in split.images.items():
         parts = [model.shared({name: chunk.float() / 255}) for chunk in images.split(CHUNK)]
@@ -84,11 +84,11 @@ def encode(model: MultimodalVAE, split: data.Split) -> dict[str, tuple[Tensor, T
 
 
 def linear_probe(model: MultimodalVAE, dataset: data.Dataset, rows: Tensor) -> dict[str, float]:
-    """Table 2 (section 4.3): one linear layer, fitted on the fused shared codes of training pairs `rows`, then tested on
-    the codes of each modality's test images alone and of the test pairs, `both` (with three modalities: all three).
+    """Table 2 (section 4.3): one linear layer, fitted on the fused shared codes of training pairs `rows`, then tested
+    on the codes of each modality's test images alone and of the test pairs, `both` (with three modalities: all three).
 
-    The layer (on standardised codes) is the optimum of the cross-entropy that Shi et al. minimise with Adam. A model that has no fused code
-    is fitted on the codes of all modalities side by side, and has no `both`.
+    The layer (on standardised codes) is the optimum of the cross-entropy that Shi et al. minimise with Adam. A model
+    that has no fused code is fitted on the codes of all modalities side by side, and has no `both`.
     """
     train, test = encode(model, dataset.train), encode(model, dataset.test)
 
@@ -138,7 +138,9 @@ def evaluate(params: Params, name: str) -> None:
             for key, value in values.items():
                 result[part].setdefault(key, []).append(value)
         print(f"{name}, seed {seed}: {shown(found['cross'] | found['linear'] | found['coherence'])}", flush=True)
-    about = {"conditions": len(conditions), "steps": params.training[name].steps, "codes": model.sizes}
+    training = params.training[name]
+    about = {"conditions": len(conditions), "steps": training.steps, "batch_size": training.batch_size}
+    about["codes"] = model.sizes
     files.save_json(params.artifacts / "evaluation" / f"{name}.json", about | result)
 
 

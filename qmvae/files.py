@@ -68,7 +68,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 def load_tensors(
     path: Path, device: str = "cpu", hint: str = "run `dvc repro`"
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file: its tensors on `device`, and its strings. Raises FileError if it is missing or broken."""
+    """Read a safetensors file: its tensors on `device`, and its strings. FileError if it is missing or broken."""
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})

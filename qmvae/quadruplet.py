@@ -37,7 +37,7 @@ def pick(policy: str, allowed: Tensor, distance: Tensor, positive: Tensor) -> Te
 
     policy: `random`, any allowed one; `hardest`, the nearest; `semihard` (Schroff et al. 2015, the paper's [18]), the
     nearest of those farther away than the positive, or the farthest of all where there is none.
-    allowed: (N, N) bool, row = anchor. distance: (N, N) from anchor to candidate. positive: (N,) from anchor to its partner.
+    allowed: (N, N) bool, row = anchor. distance: (N, N), anchor to candidate. positive: (N,), anchor to its partner.
     Where a row allows nothing the index means nothing; the caller leaves that row out.
     """
     if policy == "random":

@@ -92,16 +92,15 @@ def caption(metrics: dict, what: str) -> str:
     """What a reader must know to use the numbers: images, seeds, steps, device and how good the judges are."""
     seeds = len(metrics["seeds"])
     judges = ", ".join(f"{name} {value:.1%}" for name, value in metrics["judges"].items())
-    steps = ", ".join(f"{MODELS[name]} {model['steps']:,}" for name, model in metrics["models"].items())
+    steps = ", ".join(f"{MODELS[name]} {m['steps']:,} x {m['batch_size']}" for name, m in metrics["models"].items())
     codes = ", ".join(
         f"{MODELS[name]} {model['codes']['shared']}" + (f" + {p} each" if (p := model["codes"]["private"]) else "")
         for name, model in metrics["models"].items()
     )
+    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     return (
-        f"{what}, in % ({f'mean ± standard deviation over {seeds} seeds' if seeds > 1 else 'one seed'}). Ours: "
-        f"{metrics['images']}, "
-        f"preset {metrics['preset']}, on {metrics['device']}; steps: {steps}; code dimensions, shared + private: {codes}; "
-        f"judges read {judges} of the real test images as labelled. The paper: MNIST and all of SVHN, 5 seeds."
+        f"{what}, in % ({spread}). Ours: {metrics['images']}, preset {metrics['preset']}, on {metrics['device']}; "
+        f"steps x pairs: {steps}; code dimensions, shared + private: {codes}; judges read {judges} of the real test images as labelled. The paper: MNIST and all of SVHN, 5 seeds."
     )
 
 

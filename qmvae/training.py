@@ -1,6 +1,7 @@
 """The training loop, and what lets a killed run go on to the same bytes as one that was left alone.
 
-`python -m qmvae.training MODEL` trains a model with every seed of the preset into artifacts/<preset>/models/MODEL/seed-<k>.
+`python -m qmvae.training MODEL` trains a model with every seed of the preset, into
+artifacts/<preset>/models/MODEL/seed-<k>.
 """
 
 import argparse
@@ -91,10 +92,8 @@ def train(params: Params, name: str, seed: int, dataset: data.Dataset, folder: P
         if (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
             save_state(folder / "checkpoint.safetensors", fingerprint, step + 1, model, optimizer, log)
             if bar.disable:
-                print(
-                    f"{name}, seed {seed}: step {step + 1:,} of {settings.steps:,}, loss {log.rows[-1][1]:.1f}",
-                    flush=True,
-                )
+                loss = log.latest("loss")["loss"]
+                print(f"{name}, seed {seed}: step {step + 1:,} of {settings.steps:,}, loss {loss}", flush=True)
 
     files.save_text(folder / "log.csv", log.csv())
     about = {"preset": params.preset, "images": dataset.describe(), "seed": seed, "steps": settings.steps}
@@ -112,7 +111,7 @@ class Log:
         self.every, self.columns, self.rows, self.window = every, [], [], []
 
     def add(self, step: int, terms: dict[str, Tensor], last: bool = False) -> bool:
-        """Note the terms of `step`, counted from 1; True when a window closed. Raises TrainingError on NaN or infinity."""
+        """Note the terms of `step`, counted from 1; True when a window closed. TrainingError on NaN or infinity."""
         self.columns = ["step", "loss", *(name for name in terms if name != "loss")]
         self.window.append(torch.stack([terms[name].detach() for name in self.columns[1:]]))
         if step % self.every and not last:
@@ -201,9 +200,8 @@ def run(params: Params, name: str) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise TrainingError(
-                f"{progress}: another process is training {name}; wait for it or stop it first"
-            ) from None
+            busy = f"{progress}: another process is training {name}; wait for it or stop it first"
+            raise TrainingError(busy) from None
         dataset = data.load(params, device_of(params))
         batch_size = params.training[name].batch_size
         if len(dataset.train.pairs) < batch_size:
@@ -214,14 +212,11 @@ def run(params: Params, name: str) -> None:
         fingerprint = fingerprint_of(params, name)
         for seed in params.seeds:
             folder = progress / f"seed-{seed}"
-            if (folder / "model.json").exists() and files.load_json(folder / "model.json")[
-                "fingerprint"
-            ] == fingerprint:
-                print(
-                    f"{name}, seed {seed}: finished earlier from the same parameters, images and code; kept", flush=True
-                )
+            finished = folder / "model.json"
+            if finished.exists() and files.load_json(finished)["fingerprint"] == fingerprint:
+                print(f"{name}, seed {seed}: kept, made earlier from the same parameters, images and code", flush=True)
                 continue
-            (folder / "model.json").unlink(missing_ok=True)
+            finished.unlink(missing_ok=True)
             train(params, name, seed, dataset, folder, fingerprint)
         output = params.artifacts / "models" / name
         shutil.rmtree(output, ignore_errors=True)

@@ -83,7 +83,7 @@ def test_a_run_broken_off_anywhere_goes_on_to_the_same_bytes(project, monkeypatc
     training.run(run, "qmvae")
     undisturbed = outcome(run.artifacts / "models")
     real = data.Split.batch
-    for stop in (3, 10, 17, 30, 31, 44):  # batches until the power fails: within seed 0, at its end, within seed 1
+    for stop in (3, 10, 17, 31, 44):  # batches until the power fails: within seed 0, at its end, within seed 1
         training.shutil.rmtree(run.artifacts / "progress")
         calls = iter(range(stop))
 
@@ -115,7 +115,7 @@ def test_a_checkpoint_of_other_parameters_is_not_gone_on_from(project, monkeypat
 
 
 def test_sigkill_in_the_middle_then_on_to_the_same_bytes(project):
-    write_params(project, steps=400, seeds=[0])
+    write_params(project, steps=200, seeds=[0])
     run = params.load()
     command = [sys.executable, "-m", "qmvae.training", "qmvae"]
     process = subprocess.Popen(command, cwd=project, stderr=subprocess.DEVNULL)

@@ -42,7 +42,7 @@ class MultimodalVAE(nn.Module):
         raise NotImplementedError
 
     def fuse(self, posteriors: Mapping[str, Gaussian]) -> Gaussian:
-        """The shared posterior given those of any subset of the modalities: Eq. 8, or q(z|x) as it is for one (section 3.4)."""
+        """The posterior given those of some of the modalities: Eq. 8, or q(z|x) as it is for one (section 3.4)."""
         if not posteriors:
             raise ValueError(f"no modality given; expected at least one of {', '.join(self.shapes)}")
         return product_of_experts(list(posteriors.values())) if len(posteriors) > 1 else next(iter(posteriors.values()))
@@ -78,7 +78,7 @@ class MultimodalVAE(nn.Module):
     def cross_generate(
         self, images: Images, target: str, seed: int | None = None, private: Tensor | None = None
     ) -> Tensor:
-        """Section 4.2.1: images of the modality `target` with the shared code of `images` and a private code from the prior.
+        """Section 4.2.1: images of `target` with the shared code of `images` and a private code from the prior.
 
         private: (N, private) codes to use instead of draws from the prior. seed: of the draws; the global one if None.
         Returns (N, C, H, W), the decoder's mean.

@@ -1,4 +1,4 @@
-"""Q-MVAE (Chen et al. 2022): shared and private codes, product of experts, three ELBOs and the quadruplet metric loss."""
+"""Q-MVAE (Chen et al. 2022): shared and private codes, product of experts, three ELBOs, the quadruplet metric loss."""
 
 from itertools import combinations
 
@@ -28,7 +28,7 @@ class QMVAE(MultimodalVAE):
             weight_kl = 1.0 if printed else config.kl_private[m]
             weight_kl_shared = 1.0 if printed else config.kl_shared
             weight_p = 1.0 if printed else config.likelihood[m].weight
-            # E[ln p(x|z,h)] once with z ~ q(z|x,y) for Eq. 7, once with z ~ q(z|x) for Eqs. 17 and 18, decoded in one go
+            # E[ln p(x|z,h)], decoded in one go: with z ~ q(z|x,y) for Eq. 7, with z ~ q(z|x) for Eqs. 17 and 18
             z = torch.cat([z_joint, shared[m].rsample()])
             h = Gaussian(*(part.repeat(2, 1) for part in private[m])).rsample()
             log_p = self.log_likelihood(m, self.decode(m, z, h), torch.cat([x, x]))
