@@ -29,7 +29,7 @@ lab: $(VENV)/installed ## open the notebooks in JupyterLab
 	$(VENV)/bin/jupyter lab --notebook-dir=notebooks --LabApp.news_url=None --LabApp.extension_manager=readonly \
 	    --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
-notebooks: $(VENV)/installed ## for maintainers: take the outputs of the executed `quick` notebooks into notebooks/
+notebooks: repro ## for maintainers: run the pipeline, then take the outputs of the executed `quick` notebooks into notebooks/
 	cp reports/quick/notebooks/*.ipynb notebooks/
 	$(VENV)/bin/dvc commit --quiet --force
 

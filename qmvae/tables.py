@@ -109,7 +109,7 @@ def save(frame: pd.DataFrame, titles: dict[str, str], text: str, folder: Path, n
     flat = frame.set_axis(["_".join(column) for column in frame.columns], axis=1)
     save_text(folder / f"{name}.csv", flat.to_csv(index_label="model", float_format="%.2f", lineterminator="\n"))
     words = readable(frame, titles)
-    save_text(folder / f"{name}.md", f"{text}\n\n{words.to_markdown()}\n")
+    save_text(folder / f"{name}.md", f"{text}\n\n{words.to_markdown(disable_numparse=True)}\n")
     latex = words.reset_index().replace("±", r"$\\pm$", regex=True)
     latex.columns = [c.replace("→", r"$\to$") for c in latex.columns]
     style = latex.style.hide(axis="index")
