@@ -70,7 +70,7 @@ def curves(log: dict[str, np.ndarray], groups: dict[str, list[str]]) -> Figure:
     log: columns of log.csv, `step` among them. groups: title of a panel -> the columns that it draws.
     """
     with sns.axes_style("ticks"), sns.color_palette("colorblind"):
-        figure, axes = plt.subplots(1, len(groups), figsize=(WIDTH, 2.2), layout="constrained")
+        figure, axes = plt.subplots(1, len(groups), figsize=(WIDTH, 2.6), layout="constrained")
         for axis, (title, names) in zip(axes, groups.items(), strict=True):
             for name in names:
                 sns.lineplot(x=log["step"], y=log[name], ax=axis, linewidth=1, label=name, legend=False)
@@ -78,7 +78,7 @@ def curves(log: dict[str, np.ndarray], groups: dict[str, list[str]]) -> Figure:
             axis.set_xlabel("step", fontsize=8)
             axis.set_ylabel("")
             axis.tick_params(labelsize=7)
-            axis.legend(fontsize=6, frameon=False)
+            axis.legend(fontsize=6, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.25))
     sns.despine(figure)
     return figure
 
