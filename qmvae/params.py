@@ -340,15 +340,11 @@ def switch(root: Path, **lines: str) -> None:
     os.replace(partial, path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m qmvae.params", description=__doc__)
-    parser.add_argument("--preset", help="write this preset into params.yaml")
-    parser.add_argument("--data", help="write this data folder into params.yaml")
-    arguments = parser.parse_args()
+def plan(preset: str | None = None, data: str | None = None) -> None:
+    """Check params.yaml, first with these lines of it changed, and print what will be trained. Exits with a message."""
+    data = data and os.path.expanduser(data)  # DVC knows no ~
     try:
-        if arguments.data:  # DVC knows no ~
-            arguments.data = os.path.expanduser(arguments.data)
-        switch(find_root(), **{key: value for key, value in vars(arguments).items() if value})
+        switch(find_root(), **{key: value for key, value in (("preset", preset), ("data", data)) if value})
         params = load()
         if not params.data.is_dir():
             raise ParamsError(
@@ -361,8 +357,16 @@ def main() -> None:
         training = params.training[name]
         print(
             f"preset {params.preset}: {name} on {' and '.join(params.images.titles.values())}, "
-            f"{len(params.seeds)} seed(s), {training.steps:,} steps of {training.batch_size} pairs"
+            f"{len(params.seeds)} seed(s), {training.steps:,} steps of {training.batch_size} pairs",
+            flush=True,
         )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m qmvae.params", description=__doc__)
+    parser.add_argument("--preset", help="write this preset into params.yaml")
+    parser.add_argument("--data", help="write this data folder into params.yaml")
+    plan(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":
