@@ -16,7 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(gt=0, le=10**9)]
+BatchSize = Annotated[int, Field(ge=2, le=2**16)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -43,13 +44,13 @@ class Images(Section):
 
 
 class Pairs(Section):
-    multiplier: Count
+    multiplier: Annotated[int, Field(gt=0, le=1000)]
     seed: Seed
 
 
 class Judges(Section):
     epochs: Count
-    batch_size: Count
+    batch_size: BatchSize
     lr: Positive
     seed: Seed
 
@@ -57,7 +58,7 @@ class Judges(Section):
 class Training(Section):
     seeds: Annotated[list[Seed], Field(min_length=1)]
     steps: Count
-    batch_size: Annotated[int, Field(ge=2)]
+    batch_size: BatchSize
     lr: Positive
     checkpoint_every: Count
     log_every: Count
