@@ -163,7 +163,11 @@ def test_ctrl_c_in_every_stage(undisturbed):
     folder, expected, _ = undisturbed
     forget(folder)
     moments = random.Random(SEED)
-    for stage in ("data", "judges", "train", "evaluate", "metrics", *NOTEBOOKS):
+    finish(folder)
+    stages = list(dict.fromkeys(re.findall(r"Running stage '(\w+)", said(folder).read_text())))
+    assert set(stages) == {"data", "judges", "train", "evaluate", "metrics", *NOTEBOOKS}
+    forget(folder)
+    for stage in stages:
         process = start(folder)
         while process.poll() is None and stage_at_work(said(folder).read_text()) != stage:
             time.sleep(0.05)
@@ -229,7 +233,7 @@ def resize(place: Path, size: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", str(place)], check=True)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.15, 0.3, 0.5, 0.7, 0.85, 0.97])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.8, 0.95])
 def test_a_disk_that_gets_full(undisturbed, small_disk, share):
     _, expected, _ = undisturbed
     folder = small_disk / "project"
@@ -295,7 +299,7 @@ def test_twice_the_same_bytes(with_images, threads):
 
 # What another processor may do to a run's log over 120 steps, as a share of each term's size: sums in another order, of
 # other width. Here the vector instructions are taken away, which changes more than the step from one model to the next.
-ACROSS_MACHINES = 0.02
+ACROSS_MACHINES = 0.01
 
 
 def test_another_processor_stays_within_the_tolerance(with_images):
@@ -324,7 +328,8 @@ def may_not_write(folder: Path) -> list[str]:
 @pytest.mark.parametrize("source", ["archive", "torchvision"])
 def test_a_data_folder_that_is_read_only(with_images, source):
     folder = with_images
-    document = yaml.safe_load((folder / "params.yaml").read_text())
+    parameters = (folder / "params.yaml").read_text()
+    document = yaml.safe_load(parameters)
     document["presets"]["tiny"]["images"] |= {"source": source}
     (folder / "params.yaml").write_text(yaml.safe_dump(document))
     (folder / "data").chmod(0o555)
@@ -334,6 +339,7 @@ def test_a_data_folder_that_is_read_only(with_images, source):
         run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     finally:
         (folder / "data").chmod(0o755)
+        (folder / "params.yaml").write_text(parameters)
     assert "Traceback" not in run.stderr
     if source == "archive":
         assert run.returncode == 0, run.stderr  # it only reads

@@ -1,4 +1,4 @@
-"""Any params.yaml runs to a plan or is refused with a message that names a key: hypothesis looks for one that doesn't."""
+"""Any params.yaml runs to a plan or is refused with a message that names a key; hypothesis looks for exceptions."""
 
 import copy
 import functools
@@ -26,9 +26,10 @@ def paths(node, path=()):
 PLACES = [path for path in paths(COMMITTED) if path]
 EDGES = [0, -1, 1, 2, 2**31, 2**64, -(2**63), 10**400, 0.5, 1e308, 5e-324, float("nan"), float("inf"), True, None, ""]
 EDGES += ["1e-3", "quick", "cuda", "../x", "mnist", "all", "\0", "é" * 300]
-leaves = st.sampled_from(EDGES) | st.integers() | st.floats() | st.text(max_size=12) | st.dates() | st.binary(max_size=4)
+leaves = st.one_of(st.sampled_from(EDGES), st.integers(), st.floats(), st.text(max_size=12), st.dates(), st.binary())
 shapes = st.sampled_from([[], {}, [[]], {"mnist": {}}, {1: 2}, {"": ""}])
-values = shapes | st.recursive(leaves, lambda v: st.lists(v, max_size=3) | st.dictionaries(leaves, v, max_size=3), max_leaves=6)
+nested = st.recursive(leaves, lambda v: st.lists(v) | st.dictionaries(leaves, v, max_size=3), max_leaves=6)
+values = shapes | nested
 edits = st.tuples(st.sampled_from(PLACES), st.sampled_from(["put", "put", "drop", "rename", "twin"]), values)
 
 
@@ -109,7 +110,8 @@ def test_every_place_with_every_value_of_the_edge(place):
 
 
 TEXT = (ROOT / "params.yaml").read_bytes()
-SCRAPS = [b":", b"{", b"&a", b"*a", b"<<: *a", b"? ", b"- ", b"!!python/object/apply:os.system [exit]", b"\t", b"\xff", b"\0", b"%", b"'", b"|", b"---\n"]
+SCRAPS = [b":", b"{", b"&a", b"*a", b"<<: *a", b"? ", b"- ", b"!!python/object/apply:os.system [exit]", b"\t", b"\xff"]
+SCRAPS += [b"\0", b"%", b"'", b"|", b"---\n"]
 cuts = st.tuples(st.integers(0, len(TEXT)), st.integers(0, 40), st.sampled_from(SCRAPS) | st.binary(max_size=6))
 
 
