@@ -14,7 +14,9 @@ import sys
 import time
 from pathlib import Path
 
+import voluptuous
 import yaml
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 
 from qmvae import params
 
@@ -44,11 +46,11 @@ def is_json(path: Path) -> bool:
 
 
 def is_lock(path: Path) -> bool:
-    """Whether every stage in dvc.lock has at least its command and the mapping is closed."""
+    """Whether DVC will take the file for a dvc.lock."""
     try:
-        stages = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
-        return all(stage["cmd"] for stage in stages.values())
-    except (FileNotFoundError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
+        COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return True
+    except (FileNotFoundError, ValueError, yaml.YAMLError, voluptuous.Invalid):
         return False
 
 
