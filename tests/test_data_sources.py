@@ -196,7 +196,7 @@ def nans(project):
 def odd_sides(project):
     path = project / "data" / "svhn.npz"
     with np.load(path) as old:
-        np.savez(path, **{k: v[:, :, 1:] if k.endswith("images") else v for k, v in old.items()})
+        np.savez(path, **{k: np.pad(v, [(0, 0), (0, 4), (0, 4), (0, 0)]) if k.endswith("images") else v for k, v in old.items()})
 
 
 SPOILT = {name: lambda project, f=fault: rewrite(project, **f[0]) for name, fault in BAD_ARRAYS.items()}

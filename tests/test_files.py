@@ -70,6 +70,7 @@ WRITERS = {
 def test_a_full_disk_is_a_clear_error_and_keeps_the_file(tmp_path, writer, room):
     WRITERS[writer](tmp_path, 10)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before
     with room_for(room), pytest.raises(files.FileError, match="cannot be written: .* what was there before is kept"):
         WRITERS[writer](tmp_path, 300)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
