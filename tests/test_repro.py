@@ -26,7 +26,7 @@ def checkout(tmp_path):
 def test_a_dvc_lock_cut_short_anywhere_is_put_back(checkout, capsys):
     whole = (checkout / "dvc.lock").read_text()
     put_back = 0
-    amid_a_key = [match.end() for match in re.finditer("(hash|size|path|cmd):", whole)][::15]  # YAML takes it, DVC doesn't
+    amid_a_key = [match.end() for match in re.finditer("(hash|size|path|cmd):", whole)][::15]  # which YAML takes
     for length in [*range(0, len(whole), 2500), *amid_a_key]:
         (checkout / "dvc.lock").write_text(whole)
         repro.mend(checkout)

@@ -93,7 +93,7 @@ def make(params: Params) -> Dataset:
         height, width = arrays["train_images"].shape[1:3]
         if params.modalities[name].net == "conv" and (height % 8 or width % 8):
             cure = f"resize them or set modalities.{name}.net to mlp in params.yaml"
-            raise DataError(f"{where}: train_images: found {height}x{width}, conv expects sides divisible by 8; {cure}")
+            raise DataError(f"{where}: train_images: found {height}x{width}, expected sides divisible by 8; {cure}")
     check_labels(dict(found.values()))
     generator = torch.Generator().manual_seed(params.pairs.seed)
     splits = []
