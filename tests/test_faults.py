@@ -24,11 +24,11 @@ pytestmark = pytest.mark.faults
 SEED = int(os.environ.get("QMVAE_FAULTS_SEED", "0"))
 KILLS = 25
 MADE = ("artifacts/tiny/models", "artifacts/tiny/judges", "artifacts/tiny/evaluation", "artifacts/tiny/data", "reports")
-NOTEBOOKS = {"fig1": "02_model", "table1": "07_table1_cross_generation", "table2": "08_table2_classification"}
+NOTEBOOKS = {"fig1": "02_model", "table1": "07_table1_cross_generation"}  # one of each kind, for the time they take
 
 
 def write_pipeline(folder: Path, **changes) -> Path:
-    """A checkout with what `make repro` needs, but for one tiny model, few images and three of the notebooks."""
+    """A checkout with what `make repro` needs, but for one tiny model, few images and two of the notebooks."""
     folder.mkdir(exist_ok=True)
     write_params(folder, steps=120, checkpoint_every=10, seeds=[0])
     document = yaml.safe_load((folder / "params.yaml").read_text())
@@ -186,7 +186,6 @@ def test_ctrl_c_in_every_stage(undisturbed):
 def test_half_a_file_of_dvc(undisturbed, name, part):
     """DVC writes both in place, so that a kill may leave a part of them: here each for certain."""
     folder, expected, _ = undisturbed
-    forget(folder)
     finish(folder)
     path = folder / name
     content = path.read_bytes()
@@ -233,7 +232,7 @@ def resize(place: Path, size: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", str(place)], check=True)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.8, 0.95])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9])
 def test_a_disk_that_gets_full(undisturbed, small_disk, share):
     _, expected, _ = undisturbed
     folder = small_disk / "project"

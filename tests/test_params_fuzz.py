@@ -95,7 +95,7 @@ def test_edited_documents(changes):
 
 
 @pytest.mark.faults
-@settings(every_kind, max_examples=3000)
+@settings(every_kind, max_examples=1000)
 @given(st.lists(edits, min_size=1, max_size=4))
 def test_many_edited_documents(changes):
     check(*changes)
