@@ -7,22 +7,33 @@ export DVC_NO_ANALYTICS := 1
 SWITCH := $(if $(PRESET),--preset "$(PRESET)") $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lab notebooks lock clean
+.PHONY: help repro test test-faults test-oldest lab notebooks lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 	@echo "PRESET=quick|subset|paper and DATA=<folder> choose what is run; they are written into params.yaml."
 
 repro: $(VENV)/installed ## install and run the pipeline: images, training, tables, figures, notebooks (dvc repro)
-	@$(VENV)/bin/python -m qmvae.params $(SWITCH)
-	$(VENV)/bin/dvc repro
+	@$(VENV)/bin/python -m qmvae.repro $(SWITCH)
 
 # The stages that make what the notebooks read; the notebooks themselves are run by nbval, which compares their outputs.
 test: $(VENV)/installed ## install and run every check: the models of `quick` trained, unit tests, notebooks compared (nbval)
-	@$(VENV)/bin/python -m qmvae.params $(SWITCH)
-	@grep -qE '^preset: +quick( |$$)' params.yaml || { echo "make test: the notebooks are compared with the preset quick, but params.yaml has another: make test PRESET=quick"; exit 1; }
-	$(VENV)/bin/dvc repro metrics
+	@[ "$(PRESET)" = quick ] || { [ -z "$(PRESET)" ] && grep -qE '^preset: +quick( |$$)' params.yaml; } || { \
+	    echo "make test: the notebooks are compared with the preset quick, but another is asked for: make test PRESET=quick"; exit 1; }
+	@$(VENV)/bin/python -m qmvae.repro $(SWITCH) metrics
 	$(VENV)/bin/python -m pytest --nbval
+
+# QMVAE_FAULTS_SEED=<number> chooses other random moments.
+test-faults: $(VENV)/installed ## install and inject every fault of the README's table: kills, Ctrl-C, full disks, ... (about 40 minutes)
+	$(VENV)/bin/python -m pytest -m faults tests
+
+# Other Pythons with the pins of the lock: make test VENV=.venv-3.13 PYTHON=python3.13
+test-oldest: $(VENV)/installed ## for maintainers: unit tests with the lowest versions that pyproject.toml allows (torch 2.11)
+	$(VENV)/bin/pip install --quiet uv
+	$(VENV)/bin/uv venv --quiet --clear --python $(PYTHON) .venv-oldest
+	$(VENV)/bin/uv pip install --quiet --python .venv-oldest --resolution lowest-direct -r pyproject.toml
+	$(VENV)/bin/uv pip install --quiet --python .venv-oldest --no-deps --no-build-isolation -e .
+	.venv-oldest/bin/python -m pytest tests
 
 # No news, no look for updates, no catalogue of extensions: nothing is asked of the network.
 lab: $(VENV)/installed ## open the notebooks in JupyterLab

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from qmvae import files, params
 from qmvae.models import MODELS, MultimodalVAE
 
@@ -33,12 +35,20 @@ def load(folder: str | Path, device: str = "cpu") -> MultimodalVAE:
         shapes = {m: (int(c), int(h), int(w)) for m, (c, h, w) in about["shapes"].items()}
         if any(not 0 < side <= 1024 for shape in shapes.values() for side in shape):
             raise ValueError(f"shapes {shapes} are out of range")
-        model = build(name, config, shapes, about["nets"])
+        with torch.device("meta"):  # no memory yet: model.json may ask for any amount of it
+            expected = build(name, config, shapes, about["nets"]).state_dict()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise files.FileError(f"{folder / 'model.json'}: does not describe a model: {error!r}; {hint}") from None
     weights, _ = files.load_tensors(folder / "model.safetensors", hint=hint)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise files.FileError(f"{folder / 'model.safetensors'}: does not fit model.json: {error}") from None
+    wrong = sorted(key for key in expected.keys() | weights.keys() if _form(expected, key) != _form(weights, key))
+    if wrong:
+        found, wanted = _form(weights, wrong[0]), _form(expected, wrong[0])
+        fault = f"{wrong[0]} is {found or 'not there'}, expected {wanted or 'nothing of that name'}"
+        raise files.FileError(f"{folder / 'model.safetensors'}: does not fit model.json: {fault}; {hint}")
+    model = build(name, config, shapes, about["nets"])
+    model.load_state_dict(weights)
     return model.to(device).eval()
+
+
+def _form(tensors: dict[str, torch.Tensor], key: str) -> tuple | None:
+    return (tuple(tensors[key].shape), tensors[key].dtype) if key in tensors else None

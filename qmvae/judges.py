@@ -68,6 +68,9 @@ def run(params: Params) -> None:
     dataset = data.load(params, device_of(params))
     accuracies = {}
     for name, shape in dataset.shapes.items():
+        if (count := len(dataset.train.images[name])) < params.judges.batch_size:
+            where = f"presets.{params.preset}.judges.batch_size: {params.judges.batch_size}"
+            raise TrainingError(f"{where} is more than the {count} training images of {name}; make it smaller")
         torch.manual_seed(params.judges.seed)
         judge = Judge(shape).to(dataset.train.pairs.device, memory_format=torch.channels_last)
         fit(judge, dataset.train.images[name], dataset.train.labels[name], params.judges, dataset.titles[name])

@@ -16,7 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-Count = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(gt=0, le=10**9)]
+BatchSize = Annotated[int, Field(ge=2, le=2**16)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -43,13 +44,13 @@ class Images(Section):
 
 
 class Pairs(Section):
-    multiplier: Count
+    multiplier: Annotated[int, Field(gt=0, le=1000)]
     seed: Seed
 
 
 class Judges(Section):
     epochs: Count
-    batch_size: Count
+    batch_size: BatchSize
     lr: Positive
     seed: Seed
 
@@ -57,7 +58,7 @@ class Judges(Section):
 class Training(Section):
     seeds: Annotated[list[Seed], Field(min_length=1)]
     steps: Count
-    batch_size: Annotated[int, Field(ge=2)]
+    batch_size: BatchSize
     lr: Positive
     checkpoint_every: Count
     log_every: Count
@@ -340,15 +341,11 @@ def switch(root: Path, **lines: str) -> None:
     os.replace(partial, path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m qmvae.params", description=__doc__)
-    parser.add_argument("--preset", help="write this preset into params.yaml")
-    parser.add_argument("--data", help="write this data folder into params.yaml")
-    arguments = parser.parse_args()
+def plan(preset: str | None = None, data: str | None = None) -> None:
+    """Check params.yaml, first with these lines of it changed, and print what will be trained. Exits with a message."""
+    data = data and os.path.expanduser(data)  # DVC knows no ~
     try:
-        if arguments.data:  # DVC knows no ~
-            arguments.data = os.path.expanduser(arguments.data)
-        switch(find_root(), **{key: value for key, value in vars(arguments).items() if value})
+        switch(find_root(), **{key: value for key, value in (("preset", preset), ("data", data)) if value})
         params = load()
         if not params.data.is_dir():
             raise ParamsError(
@@ -361,8 +358,16 @@ def main() -> None:
         training = params.training[name]
         print(
             f"preset {params.preset}: {name} on {' and '.join(params.images.titles.values())}, "
-            f"{len(params.seeds)} seed(s), {training.steps:,} steps of {training.batch_size} pairs"
+            f"{len(params.seeds)} seed(s), {training.steps:,} steps of {training.batch_size} pairs",
+            flush=True,
         )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m qmvae.params", description=__doc__)
+    parser.add_argument("--preset", help="write this preset into params.yaml")
+    parser.add_argument("--data", help="write this data folder into params.yaml")
+    plan(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ from torchvision.datasets import MNIST, SVHN
 
 from qmvae import data
 from qmvae import params as parameters
+from qmvae.data import __main__ as command
 from qmvae.data import archive, official
 
 MNIST_TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -185,6 +187,52 @@ def test_a_bad_file_is_refused_by_name(project, how, message):
     with pytest.raises(data.DataError, match=message) as error:
         make(project)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def nans(project):
+    rewrite(project, train_images=np.full((120, 16, 16), np.nan, np.float16))
+
+
+def odd_sides(project):
+    path, more = project / "data" / "svhn.npz", [(0, 0), (0, 4), (0, 4), (0, 0)]
+    with np.load(path) as old:
+        np.savez(path, **{k: np.pad(v, more) if k.endswith("images") else v for k, v in old.items()})
+
+
+SPOILT = {name: lambda project, f=fault: rewrite(project, **f[0]) for name, fault in BAD_ARRAYS.items()}
+SPOILT |= {name: lambda project, f=fault: put(project, "test_images", f[0]) for name, fault in HOSTILE.items()}
+for broken in ("missing", "folder", "cut short", "empty", "a bare array"):
+    SPOILT[f"file {broken}"] = lambda project, how=broken: break_file(project / "data" / "mnist.npz", how)
+SPOILT |= {"nan everywhere": nans, "sides that conv cannot halve": odd_sides}
+SPOILT |= {
+    "labels for images": lambda project: rewrite(project, train_images=LABELS),
+    "images for labels": lambda project: rewrite(project, test_labels=images(40, 16, 16)),
+    "truth values": lambda project: rewrite(project, train_images=images(120, 16, 16, dtype=bool)),
+    "complex": lambda project: rewrite(project, train_labels=LABELS.astype(complex)),
+    "dates": lambda project: rewrite(project, train_labels=LABELS.astype("datetime64[s]")),
+    "a record": lambda project: rewrite(project, train_labels=np.zeros(120, [("digit", "i4")])),
+    "no label": lambda project: rewrite(project, train_labels=np.zeros(0, int)),
+    "nothing at all": lambda project: np.savez(project / "data" / "mnist.npz"),
+}
+
+
+@pytest.mark.parametrize("fault", SPOILT)
+def test_bad_images_end_the_command_with_one_line_and_leave_what_was_made(project, monkeypatch, fault):
+    monkeypatch.chdir(project)
+    command.main()
+    made = {path: path.read_bytes() for path in (project / "artifacts").rglob("*") if path.is_file()}
+    SPOILT[fault](project)
+    with pytest.raises(SystemExit) as end:
+        command.main()
+    message = end.value.code  # a text, which Python prints, and exits with 1
+    assert isinstance(message, str) and message.startswith("data: ") and "\n" not in message
+    assert ".npz" in message  # names the file, says the cure:
+    assert re.search("expected|copy it again|copy the archive again|add this array", message)
+    assert made == {path: path.read_bytes() for path in (project / "artifacts").rglob("*") if path.is_file()}
+
+
+def test_there_are_forty_bad_inputs():
+    assert len(SPOILT) >= 40
 
 
 def test_flipped_bits_are_noticed(project):

@@ -57,6 +57,25 @@ def test_batches_of_one_pair_or_one_class(name, batch):
 
 
 @every
+@pytest.mark.parametrize("level", [50.0, -50.0, 0.0])
+@pytest.mark.parametrize("batch", [1, 6])
+def test_posteriors_of_any_width_in_one_place(name, level, batch):
+    """Every image gets the same code, so that all distances of Eq. 19 are zero, with log-variances of 50, -50 and 0."""
+    model, images, labels = make(name)
+    for encoder in [*model.shared_encoders.values(), *model.private_encoders.values()]:
+        last = encoder.net[-1]
+        torch.nn.init.zeros_(last.weight)
+        torch.nn.init.zeros_(last.bias)
+        last.bias.data[len(last.bias) // 2 :: 2] = level  # MMVAE's scales are a softmax: one dimension has it all
+    for progress in (0.0, 0.6, 1.0):
+        model.zero_grad()
+        terms = model.loss({m: x[:batch] for m, x in images.items()}, labels[:batch], progress)
+        terms["loss"].backward()
+        assert all(torch.isfinite(value) for value in terms.values()), terms
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@every
 def test_the_global_seed_decides_the_loss(name):
     model, images, labels = make(name, 3)
     values = []

@@ -88,8 +88,12 @@ def make(params: Params) -> Dataset:
     else:
         from qmvae.data.official import read
     found = {name: read(params, name) for name in params.modalities}  # to (what to call it in messages, arrays)
-    for where, arrays in found.values():
+    for name, (where, arrays) in found.items():
         check_form(where, arrays)
+        height, width = arrays["train_images"].shape[1:3]
+        if params.modalities[name].net == "conv" and (height % 8 or width % 8):
+            cure = f"resize them or set modalities.{name}.net to mlp in params.yaml"
+            raise DataError(f"{where}: train_images: found {height}x{width}, expected sides divisible by 8; {cure}")
     check_labels(dict(found.values()))
     generator = torch.Generator().manual_seed(params.pairs.seed)
     splits = []

@@ -1,0 +1,90 @@
+"""What `make repro` runs: `dvc repro`, alone in its checkout, told how to go on, and mended after a kill.
+
+`python -m qmvae.repro [--preset NAME] [--data FOLDER] [TARGET ...]` takes the switches of `python -m qmvae.params`.
+DVC refuses a second run by itself, but only after params.yaml was switched under the first one. It writes dvc.lock and
+its notes on who works on what in place, so that a kill at the wrong moment leaves half of them, and then DVC stops.
+"""
+
+import argparse
+import fcntl
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import voluptuous
+import yaml
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+
+from qmvae import params
+
+
+def mend(root: Path) -> None:
+    """Put back the two files of DVC that a kill can leave half-written; keep a copy of dvc.lock where it is whole."""
+    lock, copy, notes = root / "dvc.lock", root / ".dvc" / "tmp" / "dvc.lock.whole", root / ".dvc" / "tmp" / "rwlock"
+    if notes.exists() and not is_json(notes):
+        time.sleep(0.5)  # unless a `dvc` of another shell is writing it right now
+        if notes.exists() and not is_json(notes):
+            notes.unlink()
+    if is_lock(lock):
+        shutil.copyfile(lock, copy)
+    elif lock.exists() and is_lock(copy):
+        shutil.copyfile(copy, lock)
+        print("dvc.lock: cut short by the last run's end, put back as it was before that; some stages run again")
+    elif lock.exists():
+        lock.unlink()
+        print("dvc.lock: cut short, removed; `git checkout dvc.lock` brings the committed one back")
+
+
+def is_json(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except ValueError:
+        return False
+
+
+def is_lock(path: Path) -> bool:
+    """Whether DVC will take the file for a dvc.lock."""
+    try:
+        COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return True
+    except (FileNotFoundError, ValueError, yaml.YAMLError, voluptuous.Invalid):
+        return False
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m qmvae.repro", description=__doc__)
+    parser.add_argument("targets", nargs="*", help="stages of dvc.yaml; all if none is given")
+    parser.add_argument("--preset", help="write this preset into params.yaml")
+    parser.add_argument("--data", help="write this data folder into params.yaml")
+    arguments = parser.parse_args()
+    try:
+        root = params.find_root()
+    except params.ParamsError as error:
+        raise SystemExit(str(error)) from None
+    (root / ".dvc" / "tmp").mkdir(parents=True, exist_ok=True)
+    with open(root / ".dvc" / "tmp" / "repro.lock", "w") as alone:
+        try:
+            fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"{root}: another `make repro` is running here; wait for it or stop it first") from None
+        params.plan(arguments.preset, arguments.data)
+        mend(root)
+        command = [sys.executable, "-m", "dvc", "repro", *arguments.targets]
+        run = subprocess.Popen(command, cwd=root, pass_fds=[alone.fileno()])  # who holds the lock as long as it lives
+        stopped = False
+        while True:
+            try:
+                status = run.wait()
+                break
+            except KeyboardInterrupt:  # the terminal sent it to the whole family; let DVC put its things in order
+                stopped = True
+    if stopped:
+        print("\nstopped; `make repro` goes on from here, a model from its last checkpoint", file=sys.stderr)
+    raise SystemExit(130 if stopped else status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What `make repro` does around `dvc repro`. The whole of it, killed and stopped, is in test_faults.py."""
+
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import yaml
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+from tiny import ROOT, write_params, write_project
+
+from qmvae import data, judges, params, repro, training
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
+    shutil.copy(ROOT / "dvc.lock", tmp_path)
+    return tmp_path
+
+
+def test_a_dvc_lock_cut_short_anywhere_is_put_back(checkout, capsys):
+    whole = (checkout / "dvc.lock").read_text()
+    put_back = 0
+    amid_a_key = [match.end() for match in re.finditer("(hash|size|path|cmd):", whole)][::15]  # which YAML takes
+    for length in [*range(0, len(whole), 2500), *amid_a_key]:
+        (checkout / "dvc.lock").write_text(whole)
+        repro.mend(checkout)
+        (checkout / "dvc.lock").write_text(whole[:length])
+        repro.mend(checkout)
+        text = (checkout / "dvc.lock").read_text()
+        assert text in (whole, whole[:length])
+        COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(text))
+        put_back += text == whole
+    assert put_back and "put back as it was" in capsys.readouterr().out
+
+
+def test_a_dvc_lock_that_was_never_whole_is_removed(checkout, capsys):
+    (checkout / "dvc.lock").write_text("schema: '2.0'\nstages:\n  data")
+    repro.mend(checkout)
+    assert not (checkout / "dvc.lock").exists() and "git checkout dvc.lock" in capsys.readouterr().out
+
+
+def test_a_dvc_lock_that_is_not_there_stays_so(checkout):
+    repro.mend(checkout)
+    (checkout / "dvc.lock").unlink()
+    repro.mend(checkout)
+    assert not (checkout / "dvc.lock").exists()
+
+
+@pytest.mark.parametrize("content, stays", [("", False), ('{"read": {"/x": [{"pi', False), ('{"read": {}}', True)])
+def test_half_a_note_of_who_works_on_what_is_removed(checkout, content, stays):
+    (checkout / ".dvc" / "tmp" / "rwlock").write_text(content)
+    repro.mend(checkout)
+    assert (checkout / ".dvc" / "tmp" / "rwlock").exists() is stays
+
+
+def test_the_second_is_told_so_before_params_yaml_is_touched(checkout):
+    write_params(checkout)
+    before = (checkout / "params.yaml").read_bytes()
+    with open(checkout / ".dvc" / "tmp" / "repro.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = [sys.executable, "-m", "qmvae.repro", "--preset", "tiny", "--data", "elsewhere"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        run = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    assert "another `make repro` is running here; wait for it or stop it first" in run.stderr
+    assert (checkout / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("stage", ["judges", "evaluation", "notebooks"])
+def test_ctrl_c_amid_the_imports_of_a_stage_is_no_traceback(tmp_path, stage):
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", f"qmvae.{stage}"], cwd=tmp_path, text=True, stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    while not re.search(r"\| +(torch|nbformat)\.", process.stderr.readline()):  # what is imported, as it is imported
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    said = [line for line in process.communicate()[1].splitlines() if not line.startswith("import time:")]
+    assert process.returncode != 0 and said == ["", "stopped; `make repro` goes on from here"]
+
+
+def test_a_folder_that_is_a_file_is_no_traceback(tmp_path):
+    write_project(tmp_path)
+    run = params.load(root=tmp_path)
+    data.save(data.make(run), run)
+    (tmp_path / "artifacts" / "tiny" / "progress").write_text("in the way")
+    command = [sys.executable, "-m", "qmvae.training", "qmvae"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr.startswith("cannot go on: ") and "progress" in result.stderr
+
+
+def test_judges_refuse_a_batch_larger_than_the_data(tmp_path):
+    write_project(tmp_path)
+    run = params.load(root=tmp_path)
+    data.save(data.make(run), run)
+    run = run.model_copy(update={"judges": run.judges.model_copy(update={"batch_size": 121})})
+    message = "presets.tiny.judges.batch_size: 121 is more than the 120 training images of mnist; make it smaller"
+    with pytest.raises(training.TrainingError, match=message):
+        judges.run(run)
+    assert not (run.artifacts / "judges").exists()
