@@ -1,0 +1,90 @@
+"""A dress rehearsal of the preset `paper` at full size, without its images: the time and memory of each stage.
+
+Images of noise in the official numbers (60,000 / 10,000 and 73,257 / 26,032, official class counts), so 1,682,040
+training pairs and all 300,000 test pairs as conditions; some steps of each model instead of 131,410.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import yaml
+
+from qmvae import data, files, params
+
+COUNTS = {  # images of the digits 0 to 9
+    ("train", "mnist"): [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949],
+    ("test", "mnist"): [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009],
+    ("train", "svhn"): [4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659],
+    ("test", "svhn"): [1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595],
+}
+SHAPES = {"mnist": (1, 28, 28), "svhn": (3, 32, 32)}
+
+
+def noise(multiplier: int) -> data.Dataset:
+    """A data set in the official numbers; its labels are in random order, its images say nothing."""
+    generator = torch.Generator().manual_seed(0)
+    splits = []
+    for part in ("train", "test"):
+        labels = {m: torch.repeat_interleave(torch.arange(10), torch.tensor(COUNTS[part, m])) for m in SHAPES}
+        labels = {m: x[torch.randperm(len(x), generator=generator)] for m, x in labels.items()}
+        images = {
+            m: torch.randint(256, (len(labels[m]), *shape), generator=generator, dtype=torch.uint8)
+            for m, shape in SHAPES.items()
+        }
+        splits.append(data.Split(images, labels, data.pair(labels, multiplier, generator)))
+    return data.Dataset(*splits, titles={"mnist": "noise", "svhn": "noise"})
+
+
+def measured(root: Path, *arguments: str) -> tuple[float, float]:
+    """Run `python -m ...` in `root`: seconds, and the most memory that it held, in MiB. Its output goes to stderr."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", *arguments], cwd=root, stdout=sys.stderr)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"rehearsal: python -m {' '.join(arguments)} failed")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=200, help="training steps of a model (default: %(default)s)")
+    parser.add_argument("--models", nargs="+", help="which models (default: those of params.yaml)")
+    arguments = parser.parse_args()
+    run = params.load("paper")
+    document = yaml.safe_load((run.root / "params.yaml").read_text())
+    models = arguments.models or run.models
+    protocol = document["presets"]["paper"]
+    protocol["training"] |= {"steps": arguments.steps, "seeds": [0], "log_every": 10, "checkpoint_every": 100}
+    protocol["judges"]["epochs"] = 1
+    document |= {"preset": "paper", "models": models}
+
+    lines = ["| stage | seconds | memory, MiB |", "|:--|--:|--:|"]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+        dataset = noise(run.pairs.multiplier)
+        data.save(dataset, params.load("paper", root))
+        counts = f"{len(dataset.train.pairs):,} training pairs, {len(dataset.test.pairs):,} test pairs"
+        images = sum(x.nbytes for split in (dataset.train, dataset.test) for x in split.images.values()) / 2**20
+        del dataset
+        stages = [("qmvae.judges",), *((f"qmvae.{verb}", m) for m in models for verb in ("training", "evaluation"))]
+        for stage in stages:
+            spent, memory = measured(root, *stage)
+            lines.append(f"| {' '.join(stage)} | {spent:.0f} | {memory:,.0f} |")
+            print(lines[-1], flush=True)
+    cuda = torch.cuda.is_available() and run.device != "cpu"
+    where = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
+    steps = f"{arguments.steps} steps of {run.training['qmvae'].batch_size}, judges trained for one epoch"
+    text = f"{where}, torch {torch.__version__}; {counts}; {steps}; the images are {images:,.0f} MiB of uint8\n\n"
+    kind = "cuda" if cuda else "cpu"
+    files.save_text(run.root / "reports" / "bench" / f"rehearsal-{kind}.md", text + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Pairs trained on a second: our four models, MultiVae's MVAE, and the share of the machine's peak that each reaches.
+
+`make bench` installs MultiVae (the library that one would take instead) beside the environment and runs this. All
+contenders take turns within one run, on one device, with the same networks, batches and random images; each time is
+the difference between a long and a short training run, so that neither start nor end counts. Only the ratios mean
+anything on another machine.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from qmvae import checkpoint, data, evaluation, files, judges, params, training
+
+SHORT = 5  # steps of the run that is subtracted
+Training = Callable[[int], object]  # trains for so many steps
+
+
+def random_images(modalities: list[str], rows: int, device: torch.device) -> data.Dataset:
+    """A data set of noise, for speed alone: `rows` images of each modality, and as many pairs."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {m: (1, 28, 28) if m.startswith("mnist") else (3, 32, 32) for m in modalities}
+    images = {
+        m: torch.randint(256, (rows, *shape), generator=generator, dtype=torch.uint8) for m, shape in shapes.items()
+    }
+    labels = (torch.arange(rows) % 10).to(device)
+    pairs = torch.arange(rows, dtype=torch.int32, device=device)[:, None].repeat(1, len(modalities))
+    split = data.Split({m: x.to(device) for m, x in images.items()}, dict.fromkeys(modalities, labels), pairs)
+    return data.Dataset(split, split, titles={m: m for m in modalities})
+
+
+def trainer(run: params.Params, name: str, dataset: data.Dataset, batch_size: int) -> Training:
+    """Our training loop as it is, checkpoints left out."""
+
+    def train(steps: int) -> None:
+        changes = {"steps": steps, "batch_size": batch_size, "checkpoint_every": 10**9}
+        run.training[name] = run.training[name].model_copy(update=changes)
+        with tempfile.TemporaryDirectory() as folder:
+            training.train(run, name, 0, dataset, Path(folder), "")
+
+    return train
+
+
+def multivae(run: params.Params, dataset: data.Dataset, batch_size: int) -> Training:
+    """MultiVae's own trainer on its MVAE, with our encoders and decoders, likelihoods and float images in memory."""
+    from multivae.data.datasets import MultimodalBaseDataset
+    from multivae.models import MVAE, MVAEConfig
+    from multivae.models.nn.base_architectures import BaseDecoder, BaseEncoder
+    from multivae.trainers import BaseTrainer, BaseTrainerConfig
+    from pythae.models.base.base_utils import ModelOutput
+
+    logging.disable(logging.INFO)
+    config = run.mvae
+    floats = {m: x.float() / 255 for m, x in dataset.train.images.items()}
+    shapes, nets = dataset.shapes, {m: modality.net for m, modality in run.modalities.items()}
+
+    class Encoder(BaseEncoder):
+        def __init__(self, net):
+            super().__init__()
+            self.net, self.latent_dim = net, config.shared
+
+        def forward(self, x):
+            q = self.net(x)
+            return ModelOutput(embedding=q.mean, log_covariance=q.logvar)
+
+    class Decoder(BaseDecoder):
+        def __init__(self, net):
+            super().__init__()
+            self.net, self.latent_dim = net, config.shared
+
+        def forward(self, z):
+            return ModelOutput(reconstruction=self.net(z))
+
+    def train(steps: int) -> None:
+        model = checkpoint.build("mvae", config, shapes, nets)
+        description = MVAEConfig(
+            n_modalities=len(shapes),
+            latent_dim=config.shared,
+            input_dims=shapes,
+            warmup=1,
+            decoders_dist={m: likelihood.family for m, likelihood in config.likelihood.items()},
+            decoder_dist_params={m: {"scale": likelihood.scale} for m, likelihood in config.likelihood.items()},
+            uses_likelihood_rescaling=True,
+            rescale_factors={m: likelihood.weight for m, likelihood in config.likelihood.items()},
+        )
+        theirs = MVAE(
+            description,
+            encoders={m: Encoder(net) for m, net in model.shared_encoders.items()},
+            decoders={m: Decoder(net) for m, net in model.decoders.items()},
+        )
+        rows = MultimodalBaseDataset({m: x[: steps * batch_size] for m, x in floats.items()})
+        with tempfile.TemporaryDirectory() as folder, quiet():
+            settings = BaseTrainerConfig(
+                output_dir=folder, per_device_train_batch_size=batch_size, num_epochs=1, learning_rate=1e-3
+            )
+            BaseTrainer(theirs, rows, training_config=settings).train()
+
+    return train
+
+
+@contextlib.contextmanager
+def quiet():
+    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
+        yield
+
+
+def seconds(task: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    task()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak(device: torch.device, size: int = 2048) -> float:
+    """What a float32 matrix product reaches, in GFLOP/s: the best of ten."""
+    a, b = torch.randn(2, size, size, device=device)
+    return 2 * size**3 / min(seconds(lambda: a @ b, device) for _ in range(10)) / 1e9
+
+
+def flops(model, dataset: data.Dataset, batch_size: int) -> float:
+    """Floating-point operations of a step, forward and backward, for each pair: matrix products and convolutions."""
+    with FlopCounterMode(display=False) as counter:
+        model.loss(*dataset.train.batch(torch.arange(batch_size)), progress=1.0)["loss"].backward()
+    return counter.get_total_flops() / batch_size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=30, help="steps of a timed run (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: %(default)s)")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    run = params.load("subset")
+    device, batch_size = training.device_of(run), 128
+    dataset = random_images(list(run.modalities), (SHORT + arguments.steps) * batch_size, device)
+    nets = {m: modality.net for m, modality in run.modalities.items()}
+    models = {m: checkpoint.build(m, getattr(run, m), dataset.shapes, nets).to(device) for m in run.models}
+    source, target = run.modalities
+    judge = judges.Judge(dataset.shapes[target]).to(device).eval()
+    rows = torch.arange(len(dataset.test.pairs), device=device)
+
+    def judged() -> None:
+        evaluation.cross_generation(models["qmvae"].eval(), judge, dataset.test, source, target, rows, 0)
+
+    contenders = {name: trainer(run, name, dataset, batch_size) for name in run.models}
+    contenders["MultiVae's MVAE"] = multivae(run, dataset, batch_size)
+    found = []  # a row a round
+    for _ in range(arguments.rounds):
+        row = {"peak": peak(device), "judged": len(rows) / seconds(judged, device)}
+        for name, train in contenders.items():
+            spent = seconds(lambda: train(SHORT + arguments.steps), device) - seconds(lambda: train(SHORT), device)
+            row[name] = arguments.steps * batch_size / spent
+        found.append(row)
+    rounds = pd.DataFrame(found)
+    rate = rounds.median()
+
+    table = pd.DataFrame({"pairs/s": rate[list(contenders)].round().astype(int)})
+    work = pd.Series({name: flops(model, dataset, batch_size) for name, model in models.items()})
+    table["MFLOP a pair"] = (work / 1e6).round(1)
+    table["of the peak"] = (work * rate / rounds.peak.max() / 1e9).map("{:.0%}".format, na_action="ignore")
+    ratios = rounds[list(contenders)].div(rounds["MultiVae's MVAE"], axis=0).median()
+    table["against MultiVae's MVAE"] = ratios.map("{:.2f} x".format)
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    text = (
+        f"{where}, torch {torch.__version__}, float32, batches of {batch_size}; a matrix product reaches "
+        f"{rounds.peak.max():,.0f} GFLOP/s; medians of {len(rounds)} rounds.\n\n{table.fillna('').to_markdown()}\n\n"
+        f"Q-MVAE's cross-generation, generated and judged: {rate.judged:,.0f} conditions/s, "
+        f"{(rounds.judged / rounds.qmvae).median():.1f} times the pairs/s of its training.\n"
+    )
+    print(text)
+    files.save_text(run.root / "reports" / "bench" / f"throughput-{device.type}.md", text)
+
+
+if __name__ == "__main__":
+    main()
