@@ -26,8 +26,16 @@ def clean(notebook: nbformat.NotebookNode) -> None:
     for cell in notebook.cells:
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        merged = []
         for output in cell.get("outputs", []):
             output.get("metadata", {}).clear()
+            last = merged[-1] if merged else {}
+            if output.output_type == last.get("output_type") == "stream" and output.name == last.name:
+                last.text += output.text  # on a busy machine what is printed comes in more pieces
+            else:
+                merged.append(output)
+        if "outputs" in cell:
+            cell.outputs = merged
 
 
 def execute(params: Params, stem: str) -> None:

@@ -6,6 +6,7 @@ its notes on who works on what in place, so that a kill at the wrong moment leav
 """
 
 import argparse
+import contextlib
 import fcntl
 import json
 import shutil
@@ -14,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import voluptuous
 import yaml
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
@@ -24,10 +26,10 @@ from qmvae import params
 def mend(root: Path) -> None:
     """Put back the two files of DVC that a kill can leave half-written; keep a copy of dvc.lock where it is whole."""
     lock, copy, notes = root / "dvc.lock", root / ".dvc" / "tmp" / "dvc.lock.whole", root / ".dvc" / "tmp" / "rwlock"
-    if notes.exists() and not is_json(notes):
+    if notes.exists() and not at_work(notes):
         time.sleep(0.5)  # unless a `dvc` of another shell is writing it right now
-        if notes.exists() and not is_json(notes):
-            notes.unlink()
+        if not at_work(notes):
+            notes.unlink(missing_ok=True)
     if is_lock(lock):
         shutil.copyfile(lock, copy)
     elif lock.exists() and is_lock(copy):
@@ -38,11 +40,23 @@ def mend(root: Path) -> None:
         print("dvc.lock: cut short, removed; `git checkout dvc.lock` brings the committed one back")
 
 
-def is_json(path: Path) -> bool:
+def at_work(notes: Path) -> bool:
+    """Whether a process in DVC's notes is a `dvc` that lives.
+
+    DVC itself waits for a dead one that its parent has not asked for yet, and for a stranger with the same number.
+    """
     try:
-        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
-    except ValueError:
+        modes = json.loads(notes.read_text(encoding="utf-8"))
+        entries = [*modes.get("write", {}).values(), *(e for some in modes.get("read", {}).values() for e in some)]
+        numbers = {entry["pid"] for entry in entries}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return False
+    for number in numbers:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(number)
+            if process.status() != psutil.STATUS_ZOMBIE and any("dvc" in word for word in process.cmdline()):
+                return True
+    return False
 
 
 def is_lock(path: Path) -> bool:

@@ -46,6 +46,16 @@ def test_twice_the_same_bytes_with_the_preset_of_params(tmp_path):
     assert [cell.execution_count for cell in cells] == [1, 2, 3]
 
 
+def test_what_is_printed_in_pieces_is_kept_in_one():
+    cell = nbformat.v4.new_code_cell("print(...)", id="a")
+    pieces = [("stdout", "one\n"), ("stdout", "two\n"), ("stderr", "careful\n"), ("stdout", "three\n")]
+    cell.outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in pieces]
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    notebooks.clean(notebook)
+    kept = [(output.name, output.text) for output in notebook.cells[0].outputs]
+    assert kept == [("stdout", "one\ntwo\n"), ("stderr", "careful\n"), ("stdout", "three\n")]
+
+
 def test_a_failing_cell_is_named_and_the_last_good_copy_stays(tmp_path):
     write_notebook(tmp_path, "1 / 0")
     executed = tmp_path / "reports" / "tiny" / "notebooks" / "story.ipynb"

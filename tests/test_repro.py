@@ -1,6 +1,7 @@
 """What `make repro` does around `dvc repro`. The whole of it, killed and stopped, is in test_faults.py."""
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -52,11 +53,24 @@ def test_a_dvc_lock_that_is_not_there_stays_so(checkout):
     assert not (checkout / "dvc.lock").exists()
 
 
-@pytest.mark.parametrize("content, stays", [("", False), ('{"read": {"/x": [{"pi', False), ('{"read": {}}', True)])
-def test_half_a_note_of_who_works_on_what_is_removed(checkout, content, stays):
+@pytest.mark.parametrize("content", ["", '{"read": {"/x": [{"pi', "[]", "{}", '{"write": {"/x": {"pid": 1}}}'])
+def test_notes_of_who_works_on_what_that_nobody_keeps_are_removed(checkout, content):
     (checkout / ".dvc" / "tmp" / "rwlock").write_text(content)
     repro.mend(checkout)
-    assert (checkout / ".dvc" / "tmp" / "rwlock").exists() is stays
+    assert not (checkout / ".dvc" / "tmp" / "rwlock").exists()
+
+
+def test_notes_stay_as_long_as_a_dvc_lives_and_is_no_zombie(checkout):
+    notes = checkout / ".dvc" / "tmp" / "rwlock"
+    process = subprocess.Popen([sys.executable, "-c", "input()", "dvc"], stdin=subprocess.PIPE)
+    notes.write_text(json.dumps({"read": {"/x": [{"pid": process.pid, "cmd": "dvc repro"}]}}))
+    repro.mend(checkout)
+    assert notes.exists()
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and nobody has asked how it ended
+    repro.mend(checkout)
+    assert not notes.exists()
+    process.wait()
 
 
 def test_the_second_is_told_so_before_params_yaml_is_touched(checkout):
