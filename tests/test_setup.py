@@ -1,5 +1,6 @@
 """The set-up's files agree: one list of pins, one version of Python, a stage for each notebook."""
 
+import json
 import re
 import tomllib
 
@@ -42,3 +43,11 @@ def test_each_notebook_has_its_stage_and_each_stage_its_notebook():
 def test_dvc_does_not_call_home():
     config = (ROOT / ".dvc" / "config").read_text()
     assert "analytics = false" in config and "check_update = false" in config
+
+
+def test_the_readme_shows_the_committed_tables():
+    readme = (ROOT / "README.md").read_text()
+    for name in ("table1", "table2"):
+        assert (ROOT / "reports" / "subset" / "tables" / f"{name}.md").read_text() in readme
+    ours = json.loads((ROOT / "reports" / "quick" / "metrics.json").read_text())["models"]["qmvae"]["cross"]
+    assert "{:.1f} % / {:.1f} %".format(*(100 * number["mean"] for number in ours.values())) in readme
