@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 import yaml
+from throughput import describe
 
-from qmvae import data, files, params
+from qmvae import data, files, params, training
 
 COUNTS = {  # images of the digits 0 to 9
     ("train", "mnist"): [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949],
@@ -78,12 +79,10 @@ def main() -> None:
             spent, memory = measured(root, *stage)
             lines.append(f"| {' '.join(stage)} | {spent:.0f} | {memory:,.0f} |")
             print(lines[-1], flush=True)
-    cuda = torch.cuda.is_available() and run.device != "cpu"
-    where = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
+    device = training.device_of(run)
     steps = f"{arguments.steps} steps of {run.training['qmvae'].batch_size}, judges trained for one epoch"
-    text = f"{where}, torch {torch.__version__}; {counts}; {steps}; the images are {images:,.0f} MiB of uint8\n\n"
-    kind = "cuda" if cuda else "cpu"
-    files.save_text(run.root / "reports" / "bench" / f"rehearsal-{kind}.md", text + "\n".join(lines) + "\n")
+    text = f"{describe(device)}; {counts}; {steps}; the images are {images:,.0f} MiB of uint8\n\n"
+    files.save_text(run.root / "reports" / "bench" / f"rehearsal-{device.type}.md", text + "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
-from throughput import SHORT, random_images, seconds, trainer
+from throughput import random_images, trainer, training_seconds
 
 from qmvae import figures, files, params, training
 from qmvae.params import Params
@@ -37,7 +37,7 @@ def measurements(run: Params, name: str, steps: int, device) -> Iterator[dict]:
             here = with_modalities(run, name, at["modalities"])
             dataset = random_images(list(here.modalities), at["images"], device)
             train = trainer(here, name, dataset, at["batch"])
-            spent = seconds(lambda: train(SHORT + steps), device) - seconds(lambda: train(SHORT), device)
+            spent = training_seconds(train, steps, device)
             yield {"model": name, "axis": axis, "value": value, "milliseconds a step": 1000 * spent / steps}
 
 

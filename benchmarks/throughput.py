@@ -122,6 +122,16 @@ def seconds(task: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def training_seconds(train: Training, steps: int, device: torch.device) -> float:
+    """What `steps` steps take: a long run less a short one, so that neither start nor end counts."""
+    return seconds(lambda: train(SHORT + steps), device) - seconds(lambda: train(SHORT), device)
+
+
+def describe(device: torch.device) -> str:
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return f"{name}, torch {torch.__version__}"
+
+
 def peak(device: torch.device, size: int = 2048) -> float:
     """What a float32 matrix product reaches, in GFLOP/s: the best of ten."""
     a, b = torch.randn(2, size, size, device=device)
@@ -159,8 +169,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         row = {"peak": peak(device), "judged": len(rows) / seconds(judged, device)}
         for name, train in contenders.items():
-            spent = seconds(lambda: train(SHORT + arguments.steps), device) - seconds(lambda: train(SHORT), device)
-            row[name] = arguments.steps * batch_size / spent
+            row[name] = arguments.steps * batch_size / training_seconds(train, arguments.steps, device)
         found.append(row)
     rounds = pd.DataFrame(found)
     rate = rounds.median()
@@ -171,9 +180,8 @@ def main() -> None:
     table["of the peak"] = (work * rate / rounds.peak.max() / 1e9).map("{:.0%}".format, na_action="ignore")
     ratios = rounds[list(contenders)].div(rounds["MultiVae's MVAE"], axis=0).median()
     table["against MultiVae's MVAE"] = ratios.map("{:.2f} x".format)
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     text = (
-        f"{where}, torch {torch.__version__}, float32, batches of {batch_size}; a matrix product reaches "
+        f"{describe(device)}, float32, batches of {batch_size}; a matrix product reaches "
         f"{rounds.peak.max():,.0f} GFLOP/s; medians of {len(rounds)} rounds.\n\n{table.fillna('').to_markdown()}\n\n"
         f"Q-MVAE's cross-generation, generated and judged: {rate.judged:,.0f} conditions/s, "
         f"{(rounds.judged / rounds.qmvae).median():.1f} times the pairs/s of its training.\n"

@@ -58,12 +58,15 @@ def write_pipeline(folder: Path, **changes) -> Path:
     return folder
 
 
+def surroundings(folder: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(folder), "DVC_SITE_CACHE_DIR": f"{folder}-site"}
+
+
 def start(folder: Path, *arguments: str, command=("make", "repro"), **environment) -> subprocess.Popen:
     """`make repro` in a group of its own, as a terminal starts it; its output goes to `said` in the folder above."""
-    environment = os.environ | {"PYTHONPATH": str(folder), "DVC_SITE_CACHE_DIR": f"{folder}-site"} | environment
     return subprocess.Popen(
-        [*command, *arguments], cwd=folder, env=environment, stderr=subprocess.STDOUT, start_new_session=True,
-        stdout=open(said(folder), "w"), stdin=subprocess.DEVNULL,
+        [*command, *arguments], cwd=folder, env=surroundings(folder) | environment, start_new_session=True,
+        stdout=open(said(folder), "w"), stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where pytest runs in the background
     )  # fmt: skip
 
@@ -100,6 +103,12 @@ def forget(folder: Path) -> None:
 def stage_at_work(text: str) -> str:
     stages = re.findall(r"Running stage '(\w+)", text)
     return stages[-1] if stages else "start"
+
+
+def wait_for(process: subprocess.Popen, folder: Path, stage: str) -> None:
+    """Until this stage has begun, or the run is over."""
+    while process.poll() is None and stage_at_work(said(folder).read_text()) != stage:
+        time.sleep(0.05)
 
 
 def whole(folder: Path) -> None:
@@ -167,8 +176,7 @@ def test_ctrl_c_in_every_stage(undisturbed):
     forget(folder)
     for stage in stages:
         process = start(folder)
-        while process.poll() is None and stage_at_work(said(folder).read_text()) != stage:
-            time.sleep(0.05)
+        wait_for(process, folder, stage)
         time.sleep(moments.uniform(0.3, 2.5))  # amid the imports, or past them
         assert process.poll() is None, f"{stage} was over too soon"
         os.killpg(process.pid, signal.SIGINT)
@@ -198,15 +206,13 @@ def test_two_at_once(undisturbed):
     forget(folder)
     parameters = (folder / "params.yaml").read_bytes()
     process = start(folder)
-    while process.poll() is None and stage_at_work(said(folder).read_text()) != "train":
-        time.sleep(0.05)
-    environment = os.environ | {"PYTHONPATH": str(folder), "DVC_SITE_CACHE_DIR": f"{folder}-site"}
+    wait_for(process, folder, "train")
     for command, message in (
         (["make", "repro"], "another `make repro` is running here; wait for it or stop it first"),
         (["make", "repro", "PRESET=other"], "another `make repro` is running here"),
         ([sys.executable, "-m", "dvc", "repro"], "busy|another"),
     ):
-        second = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        second = subprocess.run(command, cwd=folder, env=surroundings(folder), capture_output=True, text=True)
         assert second.returncode != 0 and re.search(message, second.stdout + second.stderr), second
         assert process.poll() is None, "the first was over before the second began"
     assert (folder / "params.yaml").read_bytes() == parameters
@@ -230,23 +236,25 @@ def resize(place: Path, size: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", str(place)], check=True)
 
 
+def with_room(place: Path, expected: dict[str, bytes]) -> Path:
+    """The project on the small disk, which has room again and all its results."""
+    folder = place / "project"
+    resize(place, 400 * 2**20)
+    if not folder.exists():
+        write_pipeline(folder)
+    assert finish(folder) == expected
+    return folder
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9])
 def test_a_disk_that_gets_full(undisturbed, small_disk, share):
     _, expected, _ = undisturbed
-    folder = small_disk / "project"
-    resize(small_disk, 400 * 2**20)
-    if not folder.exists():
-        write_pipeline(folder)
-        assert finish(folder) == expected
-        full = shutil.disk_usage(small_disk).used
-        forget(folder)
-        small_disk.with_name("sizes").write_text(f"{shutil.disk_usage(small_disk).used} {full}")
+    folder = with_room(small_disk, expected)
+    full = shutil.disk_usage(small_disk).used
     forget(folder)
-    empty, full = map(int, small_disk.with_name("sizes").read_text().split())
+    empty = shutil.disk_usage(small_disk).used
     resize(small_disk, int(empty + share * (full - empty)) // 4096 * 4096 + 8192)
-    environment = {"PYTHONDONTWRITEBYTECODE": "1"}
-    process = start(folder, **environment)
-    status, text = process.wait(), said(folder).read_text()
+    status, text = repro(folder, PYTHONDONTWRITEBYTECODE="1")
     print(f"FULL at {share:.2f}, in {stage_at_work(text)}: {text[-600:]}")
     resize(small_disk, 400 * 2**20)
     assert status != 0 and re.search("No space left on device|disk is full", text) and "Traceback" not in text, text
@@ -257,11 +265,7 @@ def test_a_disk_that_gets_full(undisturbed, small_disk, share):
 def test_a_full_disk_keeps_the_results_of_the_last_run(undisturbed, small_disk):
     """New parameters, then a disk that is full: each file is the old one or the new one, and nothing between."""
     _, expected, _ = undisturbed
-    folder = small_disk / "project"
-    resize(small_disk, 400 * 2**20)
-    if not folder.exists():
-        write_pipeline(folder)
-    assert finish(folder) == expected
+    folder = with_room(small_disk, expected)
     for stage in ("qmvae.training", "qmvae.evaluation", "qmvae.notebooks"):
         arguments = {"qmvae.training": ["qmvae"], "qmvae.evaluation": [], "qmvae.notebooks": [NOTEBOOKS["table1"]]}
         if stage == "qmvae.training":
@@ -352,9 +356,5 @@ def test_results_that_cannot_be_written(undisturbed, place):
     (folder / place).write_text("a file where the folder should be")
     status, text = repro(folder)
     assert status != 0 and "Traceback" not in text and place in text, text
-    assert finish_without(folder / place) == expected
-
-
-def finish_without(obstacle: Path) -> dict[str, bytes]:
-    obstacle.unlink()
-    return finish(obstacle.parent)
+    (folder / place).unlink()
+    assert finish(folder) == expected
