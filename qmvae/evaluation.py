@@ -1,12 +1,14 @@
-"""The numbers of Tables 1 and 2, and metrics.json.
+"""The numbers of Tables 1 and 2 and those beside them, and metrics.json.
 
 `python -m qmvae.evaluation MODEL` judges every seed of a trained model; without a model it collects what is judged
 into reports/<preset>/metrics.json.
 """
 
 import argparse
+import math
 import statistics
 from itertools import permutations
+from typing import Any, NamedTuple
 
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -14,39 +16,53 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from qmvae import checkpoint, data, files
-from qmvae.judges import Judge, load_judges
+from qmvae import checkpoint, data, files, probes
+from qmvae.judges import load_judges
 from qmvae.models import MultimodalVAE
 from qmvae.params import Params, ParamsError, load
 from qmvae.training import TrainingError, device_of
 
-PARTS = ("cross", "linear", "frechet", "coherence")
+PARTS = ("cross", "cross_strong", "linear", "calibration", "probes", "frechet", "coherence")
+STRONG = 10_000  # about as many conditions of a direction are shown to the strong judge, who costs 30 times the other
+SAMPLES = 8  # of each posterior, for the calibration
 CHUNK = 1000  # images decoded or encoded at a time
 
 
 def some_rows(count: int, wanted: int | str, seed: int, device) -> Tensor:
     """`wanted` of `count` rows without repetition, all of them for `all`: int64 on the device."""
-    if wanted == "all" or wanted >= count:
+    if isinstance(wanted, str) or wanted >= count:
         return torch.arange(count, device=device)
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:wanted].to(device)
 
 
+class CrossGeneration(NamedTuple):
+    """One direction of Table 1, and what the paper does not have: how a stronger judge reads the images, and the
+    Frechet distance of the first judge's features of them to those of the real test images."""
+
+    accuracy: float
+    strong: float
+    frechet: float
+
+
+@torch.no_grad()
 def cross_generation(
-    model: MultimodalVAE, judge: Judge, split: data.Split, source: str, target: str, rows: Tensor, seed: int
-):
+    model: MultimodalVAE, judge, strong, split: data.Split, source: str, target: str, rows: Tensor, seed: int
+) -> CrossGeneration:
     """Table 1 for one direction, with the private code drawn from the prior for each test pair `rows` (section 4.2.1).
 
-    Returns the accuracy, the share of generated `target` images that the judge reads as the `source` image's digit, and
-    the Frechet distance of their judge's features to those of the real test images (not in the paper).
+    The accuracy is the share of generated `target` images that the judge reads as the `source` image's digit.
     """
-    right, features = [], []
+    stride = math.ceil(len(rows) / STRONG)
+    right, right_strong, features = [], [], []
     for i, chunk in enumerate(rows.split(CHUNK)):
         images, labels = split.batch(chunk)
         generated = model.cross_generate({source: images[source]}, target, seed=seed * 1_000_003 + i)
-        right.append((judge.predict(generated) == labels).sum())
-        features.append(judge.features(generated).detach())
-    real = [judge.features(chunk.float() / 255).detach() for chunk in split.images[target].split(CHUNK)]
-    return (torch.stack(right).sum() / len(rows)).item(), frechet_distance(torch.cat(features), torch.cat(real))
+        right.append(judge.predict(generated) == labels)
+        right_strong.append(strong.predict(generated[::stride]) == labels[::stride])
+        features.append(judge.features(generated))
+    real = [judge.features(chunk.float() / 255) for chunk in split.images[target].split(CHUNK)]
+    accuracy, accuracy_strong = (torch.cat(hits).double().mean().item() for hits in (right, right_strong))
+    return CrossGeneration(accuracy, accuracy_strong, frechet_distance(torch.cat(features), torch.cat(real)))
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -63,7 +79,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     return ((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross).item()
 
 
-def joint_coherence(model: MultimodalVAE, judges: dict[str, Judge], count: int, seed: int) -> float:
+def joint_coherence(model: MultimodalVAE, judges: dict, count: int, seed: int) -> float:
     """The share of `count` draws from the priors in which the judges of all modalities read the same digit."""
     agree = []
     for i, chunk in enumerate(torch.arange(count).split(CHUNK)):
@@ -74,7 +90,7 @@ def joint_coherence(model: MultimodalVAE, judges: dict[str, Judge], count: int, 
 
 
 @torch.no_grad()
-def encode(model: MultimodalVAE, split: data.Split) -> dict[str, tuple[Tensor, Tensor]]:
+def encode(model: MultimodalVAE, split: data.Split) -> dict[str, Any]:
     """q(z | x) of every image of the split, by modality, as the model's own kind of posterior over (N, shared)."""
     codes = {}
     for name, images in split.images.items():
@@ -83,12 +99,15 @@ def encode(model: MultimodalVAE, split: data.Split) -> dict[str, tuple[Tensor, T
     return codes
 
 
-def linear_probe(model: MultimodalVAE, dataset: data.Dataset, rows: Tensor) -> dict[str, float]:
+def linear_probe(model: MultimodalVAE, dataset: data.Dataset, rows: Tensor) -> tuple[dict, dict]:
     """Table 2 (section 4.3): one linear layer, fitted on the fused shared codes of training pairs `rows`, then tested
     on the codes of each modality's test images alone and of the test pairs, `both` (with three modalities: all three).
 
     The layer (on standardised codes) is the optimum of the cross-entropy that Shi et al. minimise with Adam. A model
     that has no fused code is fitted on the codes of all modalities side by side, and has no `both`.
+
+    Returns the accuracies, and how far confidence and accuracy lie apart (not in the paper): the expected calibration
+    error of the layer's probabilities, averaged over SAMPLES samples of each posterior.
     """
     train, test = encode(model, dataset.train), encode(model, dataset.test)
 
@@ -100,22 +119,37 @@ def linear_probe(model: MultimodalVAE, dataset: data.Dataset, rows: Tensor) -> d
     names = list(dataset.shapes)
     pairs = dataset.train.pairs[rows]
     labels = dataset.train.labels[names[0]][pairs[:, 0].long()]
-    codes = singles(train, pairs)
+    posteriors = singles(train, pairs)
     if model.fused:
-        codes = model.fuse(codes).mean
+        codes = model.fuse(posteriors).mean
     else:
-        codes, labels = torch.cat([q.mean for q in codes.values()]), labels.repeat(len(names))
+        codes, labels = torch.cat([q.mean for q in posteriors.values()]), labels.repeat(len(names))
     layer = make_pipeline(StandardScaler(), LogisticRegression(C=100.0, max_iter=1000))
     layer.fit(codes.cpu().double(), labels.cpu())
 
-    def score(codes: Tensor, truth: Tensor) -> float:
-        return float(layer.score(codes.cpu().double(), truth.cpu()))
+    accuracies, calibration = {}, {}
 
-    result = {m: score(test[m].mean, dataset.test.labels[m]) for m in names}
+    def score(name: str, posterior, truth: Tensor) -> None:
+        accuracies[name] = float(layer.score(posterior.mean.cpu().double(), truth.cpu()))
+        generator = torch.Generator(posterior.mean.device).manual_seed(0)
+        samples = (posterior.rsample(generator).cpu().double() for _ in range(SAMPLES))
+        confidence, column = torch.tensor(sum(layer.predict_proba(z) for z in samples) / SAMPLES).max(dim=1)
+        calibration[name] = calibration_error(confidence, torch.tensor(layer.classes_)[column] == truth.cpu())
+
+    for m in names:
+        score(m, test[m], dataset.test.labels[m])
     if model.fused:
         truth = dataset.test.labels[names[0]][dataset.test.pairs[:, 0].long()]
-        result["both"] = score(model.fuse(singles(test, dataset.test.pairs)).mean, truth)
-    return result
+        score("both", model.fuse(singles(test, dataset.test.pairs)), truth)
+    return accuracies, calibration
+
+
+def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017) of N answers: |accuracy - confidence| in equal bins of confidence,
+    weighted by their share. confidence: (N,) in [0, 1]. right: (N,) bool."""
+    which = (confidence * bins).long().clamp(max=bins - 1)
+    gaps = torch.zeros(bins, dtype=confidence.dtype).index_add(0, which, right.to(confidence) - confidence)
+    return (gaps.abs().sum() / len(right)).item()
 
 
 def evaluate(params: Params, name: str) -> None:
@@ -123,24 +157,28 @@ def evaluate(params: Params, name: str) -> None:
     device = device_of(params)
     dataset = data.load(params, device)
     judges, _ = load_judges(params, dataset.shapes, device)
+    strong, _ = load_judges(params, dataset.shapes, device, "strong")
     settings = params.evaluation
     conditions = some_rows(len(dataset.test.pairs), settings.conditions, settings.seed, device)
     probe_pairs = some_rows(len(dataset.train.pairs), settings.probe_pairs, settings.seed, device)
-    result: dict[str, dict[str, list[float]]] = {"cross": {}, "linear": {}, "frechet": {}, "coherence": {}}
+    result: dict[str, dict[str, list[float]]] = {part: {} for part in PARTS}
     for seed in params.seeds:
         model = checkpoint.load(params.model_folder(name, seed), str(device))
-        found = {"linear": linear_probe(model, dataset, probe_pairs), "cross": {}, "frechet": {}}
+        found: dict[str, dict[str, float]] = {"cross": {}, "cross_strong": {}, "frechet": {}}
+        found["linear"], found["calibration"] = linear_probe(model, dataset, probe_pairs)
+        found["probes"] = probes.probe(model, dataset)
         found["coherence"] = {"joint": joint_coherence(model, judges, len(conditions), settings.seed)}
-        for source, target in permutations(dataset.shapes, 2):
-            scores = cross_generation(model, judges[target], dataset.test, source, target, conditions, settings.seed)
-            found["cross"][f"{source}_to_{target}"], found["frechet"][f"{source}_to_{target}"] = scores
+        for a, b in permutations(dataset.shapes, 2):
+            scores = cross_generation(model, judges[b], strong[b], dataset.test, a, b, conditions, settings.seed)
+            for part, score in zip(("cross", "cross_strong", "frechet"), scores, strict=True):
+                found[part][f"{a}_to_{b}"] = score
         for part, values in found.items():
             for key, value in values.items():
                 result[part].setdefault(key, []).append(value)
         print(f"{name}, seed {seed}: {shown(found['cross'] | found['linear'] | found['coherence'])}", flush=True)
     training = params.training[name]
-    about = {"conditions": len(conditions), "steps": training.steps, "batch_size": training.batch_size}
-    about["codes"] = model.sizes
+    about: dict = {"conditions": len(conditions), "codes": model.sizes}
+    about |= {"steps": training.steps, "batch_size": training.batch_size}
     files.save_json(params.artifacts / "evaluation" / f"{name}.json", about | result)
 
 
@@ -162,7 +200,7 @@ def collect(params: Params) -> None:
         result = files.load_json(params.artifacts / "evaluation" / f"{name}.json")
         parts = {part: {k: summary(v) for k, v in values.items()} for part, values in result.items() if part in PARTS}
         models[name] = {key: value for key, value in result.items() if key not in PARTS} | parts
-    device = device_of(params)
+    device, read = device_of(params), files.load_json(params.artifacts / "judges" / "accuracy.json")
     metrics = {
         "preset": params.preset,
         "images": dataset.describe(),
@@ -170,7 +208,9 @@ def collect(params: Params) -> None:
         "torch": torch.__version__,
         "seeds": params.seeds,
         "steps": params.training["qmvae"].steps,
-        "judges": files.load_json(params.artifacts / "judges" / "accuracy.json"),
+        "judges": read["judge"],
+        "strong_judges": read["strong"],
+        "twins": read["twin"],  # the encoders of the models, trained as classifiers: the ceiling
         "models": models,
     }
     files.save_json(params.reports / "metrics.json", metrics)

@@ -1,6 +1,8 @@
-"""The digit classifiers that judge generated images: those of Shi et al. (2019), which the paper uses (section 4.2.1).
+"""The digit classifiers that judge generated images: those of Shi et al. (2019), which the paper uses (section 4.2.1),
+and stronger ones, since a weak judge hides what it judges.
 
-`python -m qmvae.judges` trains one for each modality on the run's own training images into artifacts/<preset>/judges.
+`python -m qmvae.judges` trains both kinds on the run's own training images into artifacts/<preset>/judges, and beside
+them a supervised twin of each modality's encoder, whose accuracy is the ceiling of what a shared code can know.
 """
 
 import torch
@@ -9,8 +11,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from qmvae import data, files
+from qmvae.nets import NETS
 from qmvae.params import Params, ParamsError, load
-from qmvae.training import Deck, TrainingError, device_of
+from qmvae.training import Deck, TrainingError, device_of, remaining
 
 
 class Judge(nn.Module):
@@ -41,20 +44,56 @@ class Judge(nn.Module):
         return self(images).argmax(dim=1)
 
 
-def accuracy(judge: Judge, images: Tensor, labels: Tensor) -> float:
+class StrongJudge(nn.Module):
+    """Three pairs of 3x3 convolutions (32, 64 and 128 channels) with batch normalisation, in the manner of VGG.
+
+    In training it sees every batch shifted by up to two pixels. Images and logits as for Judge.
+    """
+
+    def __init__(self, shape: tuple[int, int, int]):
+        super().__init__()
+        channels, height, width = shape
+        layers = []
+        for wide in (32, 64, 128):
+            for inputs in (channels, wide):
+                layers += [nn.Conv2d(inputs, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide), nn.ReLU()]
+            layers.append(nn.MaxPool2d(2))
+            channels = wide
+        outputs = channels * (height // 8) * (width // 8)
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(), nn.Linear(outputs, 10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training:
+            down, right = torch.randint(5, (2,)).tolist()
+            height, width = images.shape[2:]
+            images = F.pad(images, (2, 2, 2, 2), mode="replicate")[:, :, down : down + height, right : right + width]
+        return self.layers(images)
+
+    predict = Judge.predict
+
+
+KINDS = {"judge": Judge, "strong": StrongJudge}
+
+
+@torch.no_grad()
+def accuracy(judge: nn.Module, images: Tensor, labels: Tensor) -> float:
     """The share of uint8 images (N, C, H, W) that the judge reads as labelled."""
     right = [
-        (judge.predict(x.float() / 255) == y).sum() for x, y in zip(images.split(1000), labels.split(1000), strict=True)
+        (judge(x.float() / 255).argmax(dim=1) == y).sum()
+        for x, y in zip(images.split(1000), labels.split(1000), strict=True)
     ]
     return (torch.stack(right).sum() / len(labels)).item()
 
 
-def fit(judge: Judge, images: Tensor, labels: Tensor, settings, title: str) -> None:
-    """Train in place with Adam and cross-entropy on uint8 images (N, C, H, W) and labels (N,)."""
+def fit(
+    judge: nn.Module, images: Tensor, labels: Tensor, settings, steps: int, title: str, cooldown: float = 0.0
+) -> None:
+    """Train in place with Adam and cross-entropy on uint8 images (N, C, H, W) and labels (N,); see `remaining`."""
     optimizer = torch.optim.Adam(judge.parameters(), lr=settings.lr, fused=True)
     deck = Deck(len(images), settings.batch_size, settings.seed, images.device)
     judge.train()
-    for step in tqdm(range(settings.epochs * len(images) // settings.batch_size), f"judge of {title}", disable=None):
+    for step in tqdm(range(steps), title, disable=None):
+        optimizer.param_groups[0]["lr"] = settings.lr * remaining(step / steps, cooldown)
         rows = deck.deal(step)
         loss = F.cross_entropy(judge(images[rows].float() / 255), labels[rows])
         optimizer.zero_grad()
@@ -64,32 +103,38 @@ def fit(judge: Judge, images: Tensor, labels: Tensor, settings, title: str) -> N
 
 
 def run(params: Params) -> None:
-    """Train and save one judge a modality, and their accuracies on the test images as accuracy.json."""
-    dataset = data.load(params, device_of(params))
-    accuracies = {}
+    """Train and save what this module's head names for each modality, with the test accuracies as accuracy.json."""
+    dataset, settings = data.load(params, device_of(params)), params.judges
+    accuracies: dict[str, dict[str, float]] = {"judge": {}, "strong": {}, "twin": {}}
     for name, shape in dataset.shapes.items():
-        if (count := len(dataset.train.images[name])) < params.judges.batch_size:
-            where = f"presets.{params.preset}.judges.batch_size: {params.judges.batch_size}"
+        if (count := len(dataset.train.images[name])) < settings.batch_size:
+            where = f"presets.{params.preset}.judges.batch_size: {settings.batch_size}"
             raise TrainingError(f"{where} is more than the {count} training images of {name}; make it smaller")
-        torch.manual_seed(params.judges.seed)
-        judge = Judge(shape).to(dataset.train.pairs.device, memory_format=torch.channels_last)
-        fit(judge, dataset.train.images[name], dataset.train.labels[name], params.judges, dataset.titles[name])
-        accuracies[name] = accuracy(judge, dataset.test.images[name], dataset.test.labels[name])
-        files.save_tensors(params.artifacts / "judges" / f"{name}.safetensors", judge.state_dict())
-        print(
-            f"judge of {dataset.titles[name]}: reads {accuracies[name]:.1%} of the test images as labelled", flush=True
-        )
+        epochs = settings.epochs * count // settings.batch_size
+        plan = {"judge": (epochs, 0.0), "strong": (settings.strong_steps, 1.0), "twin": (epochs, 1.0)}
+        for kind, (steps, cooldown) in plan.items():
+            torch.manual_seed(settings.seed)
+            judge = KINDS[kind](shape) if kind in KINDS else NETS[params.modalities[name].net][0](shape, 10)
+            judge = judge.to(dataset.train.pairs.device).to(memory_format=torch.channels_last)
+            title = f"{kind} of {dataset.titles[name]}"
+            fit(judge, dataset.train.images[name], dataset.train.labels[name], settings, steps, title, cooldown)
+            score = accuracies[kind][name] = accuracy(judge, dataset.test.images[name], dataset.test.labels[name])
+            if kind in KINDS:
+                files.save_tensors(params.artifacts / "judges" / f"{name}-{kind}.safetensors", judge.state_dict())
+            print(f"{title}: reads {score:.1%} of the test images as labelled", flush=True)
     files.save_json(params.artifacts / "judges" / "accuracy.json", accuracies)
 
 
-def load_judges(params: Params, shapes: dict, device="cpu") -> tuple[dict[str, Judge], dict[str, float]]:
-    """The trained judges in eval mode, and their test accuracies, both by modality."""
+def load_judges(params: Params, shapes: dict, device="cpu", kind: str = "judge") -> tuple[dict, dict[str, float]]:
+    """The trained judges of a kind (`judge`: Shi et al.'s, or `strong`) in eval mode, and their test accuracies, both
+    by modality."""
     judges = {}
     for name, shape in shapes.items():
-        judges[name] = Judge(shape)
-        judges[name].load_state_dict(files.load_tensors(params.artifacts / "judges" / f"{name}.safetensors")[0])
+        judges[name] = KINDS[kind](shape)
+        path = params.artifacts / "judges" / f"{name}-{kind}.safetensors"
+        judges[name].load_state_dict(files.load_tensors(path)[0])
         judges[name].to(device).eval()
-    return judges, files.load_json(params.artifacts / "judges" / "accuracy.json")
+    return judges, files.load_json(params.artifacts / "judges" / "accuracy.json")[kind]
 
 
 def main() -> None:

@@ -26,12 +26,12 @@ def clean(notebook: nbformat.NotebookNode) -> None:
     for cell in notebook.cells:
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
-        merged = []
+        merged: list = []
         for output in cell.get("outputs", []):
             output.get("metadata", {}).clear()
-            last = merged[-1] if merged else {}
-            if output.output_type == last.get("output_type") == "stream" and output.name == last.name:
-                last.text += output.text  # on a busy machine what is printed comes in more pieces
+            stream = output.output_type == "stream"
+            if stream and merged and merged[-1].output_type == "stream" and merged[-1].name == output.name:
+                merged[-1].text += output.text  # on a busy machine what is printed comes in more pieces
             else:
                 merged.append(output)
         if "outputs" in cell:

@@ -9,6 +9,8 @@ from qmvae.files import save_text
 
 MODELS = {"mvae": "MVAE", "mmvae": "MMVAE", "dmvae": "DMVAE", "qmvae": "Q-MVAE"}  # the paper's rows, in its order
 
+WHOSE = {"ours": "ours", "strong": "ours, stronger judge", "paper": "the paper"}
+
 # Chen et al. 2022, Tables 1 and 2: mean and standard deviation over five runs, in per cent.
 PAPER = {
     "cross": {
@@ -29,19 +31,21 @@ PAPER = {
 def table(metrics: dict, part: str) -> pd.DataFrame:
     """Table 1 (`part` = cross) or 2 (linear): a row a model, for each column ours and the paper's, in per cent.
 
-    Columns are (what, whose, mean | std), missing values where a model was not trained or the paper has no number.
+    Columns are (what, whose, mean | std), missing values where a model was not trained or the paper has no number. In
+    Table 1 there is one more `whose`, strong: our images, read by the stronger judge.
     """
     keys = list(dict.fromkeys(key for values in PAPER[part].values() for key in values))
     keys += [k for model in metrics["models"].values() for k in model[part] if k not in keys]
     rows = {}
     for name in [*MODELS, *(n for n in metrics["models"] if n not in MODELS)]:
-        ours, paper = metrics["models"].get(name, {}).get(part, {}), PAPER[part].get(name, {})
+        found, paper = metrics["models"].get(name, {}), PAPER[part].get(name, {})
         row = {}
         for key in dict.fromkeys(keys):
-            mine = ours.get(key)
-            spread = mine and len(mine["seeds"]) > 1  # one seed has no standard deviation
-            row[key, "ours", "mean"] = 100 * mine["mean"] if mine else None
-            row[key, "ours", "std"] = 100 * mine["std"] if spread else None
+            for whose, where in ({"ours": part} | ({"strong": "cross_strong"} if part == "cross" else {})).items():
+                mine = found.get(where, {}).get(key)
+                spread = mine and len(mine["seeds"]) > 1  # one seed has no standard deviation
+                row[key, whose, "mean"] = 100 * mine["mean"] if mine else None
+                row[key, whose, "std"] = 100 * mine["std"] if spread else None
             row[key, "paper", "mean"], row[key, "paper", "std"] = paper.get(key, (None, None))
         rows[MODELS.get(name, name)] = row
     frame = pd.DataFrame.from_dict(rows, orient="index", dtype=float)
@@ -53,12 +57,9 @@ def readable(frame: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
     """The same table with one cell `mean ± std` for two numbers, and headings in words. titles: of the modalities."""
 
     def heading(key: str, whose: str) -> str:
-        if whose == "paper":
-            titles_here = {m: m.upper() for m in titles}
-        else:
-            titles_here = titles
-        words = " → ".join(titles_here.get(part, part) for part in key.split("_to_"))
-        return f"{words} ({'ours' if whose == 'ours' else 'the paper'})"
+        named = {m: m.upper() for m in titles} if whose == "paper" else titles
+        words = " → ".join(named.get(part, part) for part in key.split("_to_"))
+        return f"{words} ({WHOSE[whose]})"
 
     def cell(mean: float, std: float) -> str:
         if pd.isna(mean):
@@ -91,7 +92,8 @@ def runner_up(metrics: dict, part: str) -> str:
 def caption(metrics: dict, what: str) -> str:
     """What a reader must know to use the numbers: images, seeds, steps, device and how good the judges are."""
     seeds = len(metrics["seeds"])
-    judges = ", ".join(f"{name} {value:.1%}" for name, value in metrics["judges"].items())
+    kinds = ("judges", "strong_judges")
+    judges, strong = (", ".join(f"{name} {value:.1%}" for name, value in metrics[kind].items()) for kind in kinds)
     steps = ", ".join(f"{MODELS[name]} {m['steps']:,} x {m['batch_size']}" for name, m in metrics["models"].items())
     codes = ", ".join(
         f"{MODELS[name]} {model['codes']['shared']}" + (f" + {p} each" if (p := model["codes"]["private"]) else "")
@@ -100,7 +102,8 @@ def caption(metrics: dict, what: str) -> str:
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     return (
         f"{what}, in % ({spread}). Ours: {metrics['images']}, preset {metrics['preset']}, on {metrics['device']}; "
-        f"steps x pairs: {steps}; code dimensions, shared + private: {codes}; judges read {judges} of the real test images as labelled. The paper: MNIST and all of SVHN, 5 seeds."
+        f"steps x pairs: {steps}; code dimensions, shared + private: {codes}; the judges read {judges} of the real "
+        f"test images as labelled, the stronger ones {strong}. The paper: MNIST and all of SVHN, 5 seeds."
     )
 
 

@@ -33,7 +33,7 @@ class Oracle(MultimodalVAE):
         digit = digit_of(x)
         digit = digit + (digit < 5) if name == "svhn" else digit
         angle = digit * 2 * math.pi / 10
-        return Gaussian(torch.stack([angle.cos(), angle.sin()], dim=1), torch.zeros(len(x), 2))
+        return Gaussian(torch.stack([angle.cos(), angle.sin()], dim=1), torch.full((len(x), 2), -20.0))
 
     def decode(self, name, z, h):
         digit = (torch.atan2(z[:, 1], z[:, 0]) * 10 / (2 * math.pi)).round().remainder(10)
@@ -46,6 +46,13 @@ class Reader(torch.nn.Module):
 
     def predict(self, images):
         return digit_of(images)
+
+
+class Off(Reader):
+    """Reads 0, 1 and 2 as one too many."""
+
+    def predict(self, images):
+        return digit_of(images) + (digit_of(images) < 3)
 
 
 @pytest.fixture
@@ -63,17 +70,33 @@ def dataset():
 def test_cross_generation_judges_each_direction_with_its_own_condition_and_judge(dataset):
     rows = torch.arange(len(dataset.test.pairs))
     score = {
-        (a, b): evaluation.cross_generation(Oracle(), Reader(), dataset.test, a, b, rows, seed=0)[0]
+        (a, b): evaluation.cross_generation(Oracle(), Reader(), Off(), dataset.test, a, b, rows, seed=0)
         for a, b in (("mnist", "svhn"), ("svhn", "mnist"))
     }
-    assert score["mnist", "svhn"] == 1.0
-    assert score["svhn", "mnist"] == 0.5  # the digits 0-4 are taken for 1-5
+    assert score["mnist", "svhn"].accuracy == 1.0 and score["mnist", "svhn"].strong == 0.7
+    assert score["svhn", "mnist"].accuracy == 0.5  # the digits 0-4 are taken for 1-5
+
+
+def test_the_strong_judge_sees_an_even_share_of_the_conditions(dataset, monkeypatch):
+    monkeypatch.setattr(evaluation, "STRONG", 200)  # of 600, which lie class after class
+    rows = torch.arange(len(dataset.test.pairs))
+    score = evaluation.cross_generation(Oracle(), Reader(), Off(), dataset.test, "mnist", "svhn", rows, seed=0)
+    assert score.strong == pytest.approx(0.7, abs=0.01)
 
 
 def test_linear_probe_learns_from_fused_codes_and_is_tested_on_each_kind(dataset, monkeypatch):
     monkeypatch.setattr(Oracle, "fuse", lambda self, posteriors: posteriors["mnist"])
-    score = evaluation.linear_probe(Oracle(), dataset, torch.arange(600))
+    score, calibration = evaluation.linear_probe(Oracle(), dataset, torch.arange(600))
     assert score == {"mnist": 1.0, "svhn": 0.5, "both": 1.0}
+    assert calibration == pytest.approx({"mnist": 0, "svhn": 0.5, "both": 0}, abs=0.05)  # sure, and half of it wrong
+
+
+def test_calibration_error():
+    confidence = torch.tensor([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
+    right = torch.tensor([True, True, True, False, True, False])
+    expected = 4 / 6 * abs(0.95 - 0.75) + 2 / 6 * abs(0.55 - 0.5)
+    assert evaluation.calibration_error(confidence, right) == pytest.approx(expected)
+    assert evaluation.calibration_error(torch.ones(3), torch.ones(3, dtype=torch.bool)) == 0
 
 
 def test_the_fused_code_of_a_pair_is_made_of_that_pairs_images(dataset):
@@ -87,7 +110,7 @@ def test_the_fused_code_of_a_pair_is_made_of_that_pairs_images(dataset):
 
 def test_a_model_without_fused_codes_has_no_both(dataset, monkeypatch):
     monkeypatch.setattr(Oracle, "fused", False)
-    score = evaluation.linear_probe(Oracle(), dataset, torch.arange(600))
+    score, _ = evaluation.linear_probe(Oracle(), dataset, torch.arange(600))
     assert set(score) == {"mnist", "svhn"}
 
 
@@ -106,11 +129,6 @@ def test_frechet_distance_against_scipy():
 def test_joint_coherence_counts_agreement(dataset):
     model = Oracle()
     assert evaluation.joint_coherence(model, {"mnist": Reader(), "svhn": Reader()}, 200, 0) == 1.0
-
-    class Off(Reader):
-        def predict(self, images):
-            return (digit_of(images) + (digit_of(images) < 3)) % 10
-
     drawn = digit_of(model.generate(200, seed=0)["mnist"])
     expected = (drawn >= 3).float().mean().item()
     assert evaluation.joint_coherence(model, {"mnist": Reader(), "svhn": Off()}, 200, 0) == pytest.approx(expected)
@@ -146,7 +164,8 @@ def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch):
     monkeypatch.chdir(write_project(tmp_path, steps=60))
     write_archives(tmp_path / "data", train=1000, test=200)
     run = params.load()
-    run = run.model_copy(update={"judges": run.judges.model_copy(update={"epochs": 40, "lr": 0.005})})
+    longer = {"epochs": 40, "strong_steps": 60, "lr": 0.005}
+    run = run.model_copy(update={"judges": run.judges.model_copy(update=longer)})
     data.save(data.make(run), run)
     judges.run(run)
     training.run(run, "qmvae")
@@ -155,13 +174,16 @@ def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch):
     metrics = files.load_json(run.reports / "metrics.json")
     assert metrics["preset"] == "tiny" and metrics["seeds"] == [0, 1]
     assert metrics["images"] == "MNIST 1,000/200 + SVHN subset 1,000/200"
-    assert all(value > 0.9 for value in metrics["judges"].values()), "squares in ten places are easy to tell apart"
+    for kind in ("judges", "strong_judges", "twins"):  # squares in ten places are easy to tell apart
+        assert all(value > 0.9 for value in metrics[kind].values()), (kind, metrics[kind])
     assert metrics["models"]["qmvae"]["steps"] == 60
     for part, keys in {"cross": {"mnist_to_svhn", "svhn_to_mnist"}, "linear": {"mnist", "svhn", "both"}}.items():
         numbers = metrics["models"]["qmvae"][part]
         assert set(numbers) == keys
         assert all(len(n["seeds"]) == 2 and 0 <= n["mean"] <= 1 for n in numbers.values())
     assert all(n["mean"] > 0.9 for n in metrics["models"]["qmvae"]["linear"].values())
+    assert metrics["models"]["qmvae"]["probes"]["svhn_shared_digit"]["mean"] > 0.9
+    assert set(metrics["models"]["qmvae"]["cross_strong"]) == {"mnist_to_svhn", "svhn_to_mnist"}
 
 
 def test_judges_say_which_images_are_too_small():
@@ -173,13 +195,15 @@ def metrics():
     number = {"mean": 0.9, "std": 0.01, "seeds": [0.89, 0.91]}
     qmvae = {
         "cross": {"mnist_to_svhn": number | {"mean": 0.951}, "svhn_to_mnist": number | {"mean": 0.642}},
+        "cross_strong": {"mnist_to_svhn": number | {"mean": 0.94}, "svhn_to_mnist": number},
         "linear": {"mnist": number | {"mean": 0.98}, "svhn": number | {"mean": 0.81}, "both": number | {"mean": 0.99}},
         "steps": 10000, "batch_size": 128,
         "codes": {"shared": 20, "private": 10},
     }
     return {
-        "preset": "subset", "images": "MNIST 60,000/10,000 + SVHN subset 10,434/2,000", "device": "cpu", "seeds": [0, 1],
-        "steps": 10000, "judges": {"mnist": 0.99, "svhn": 0.85}, "models": {"qmvae": qmvae},
+        "preset": "subset", "images": "MNIST 60,000/10,000 + SVHN subset 10,434/2,000", "device": "cpu",
+        "seeds": [0, 1], "steps": 10000, "judges": {"mnist": 0.99, "svhn": 0.85},
+        "strong_judges": {"mnist": 0.995, "svhn": 0.92}, "models": {"qmvae": qmvae},
     }  # fmt: skip
 
 
@@ -188,6 +212,7 @@ def test_tables_put_each_number_in_its_place():
     assert list(first.index) == ["MVAE", "MMVAE", "DMVAE", "Q-MVAE"]
     assert first.loc["Q-MVAE", ("mnist_to_svhn", "ours", "mean")] == pytest.approx(95.1)
     assert first.loc["Q-MVAE", ("svhn_to_mnist", "ours", "mean")] == pytest.approx(64.2)
+    assert first.loc["Q-MVAE", ("mnist_to_svhn", "strong", "mean")] == pytest.approx(94.0)
     assert first.loc["Q-MVAE", ("svhn_to_mnist", "paper", "mean")] == 81.3
     assert first.loc["MMVAE", ("mnist_to_svhn", "paper", "std")] == 0.5
     assert math.isnan(first.loc["MMVAE", ("mnist_to_svhn", "ours", "mean")])
@@ -211,12 +236,14 @@ def test_the_papers_numbers_are_those_of_its_text():
 def test_tables_are_written_in_three_formats(tmp_path):
     frame = tables.table(metrics(), "cross")
     tables.save(frame, TITLES, tables.caption(metrics(), "Table 1"), tmp_path, "table1")
-    assert "Q-MVAE,95.10,1.00,92.20,0.30,64.20,1.00,81.30,0.50" in (tmp_path / "table1.csv").read_text()
+    numbers = (tmp_path / "table1.csv").read_text()
+    assert "Q-MVAE,95.10,1.00,94.00,1.00,92.20,0.30,64.20,1.00,90.00,1.00,81.30,0.50" in numbers
     markdown = (tmp_path / "table1.md").read_text()
-    assert "SVHN subset 10,434/2,000" in markdown and "over 2 seeds" in markdown and "| Q-MVAE  | 95.1 ± 1.0" in markdown
+    assert "SVHN subset 10,434/2,000" in markdown and "over 2 seeds" in markdown
+    assert "| Q-MVAE  | 95.1 ± 1.0" in markdown
     latex = (tmp_path / "table1.tex").read_text()
     assert (
-        r"Q-MVAE & 95.1 $\pm$ 1.0 & 92.2 $\pm$ 0.3" in latex
+        r"Q-MVAE & 95.1 $\pm$ 1.0 & 94.0 $\pm$ 1.0 & 92.2 $\pm$ 0.3" in latex
         and r"\toprule" in latex
         and "→" not in latex
         and "±" not in latex

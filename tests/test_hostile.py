@@ -65,7 +65,7 @@ DOORS = {  # every file that the package reads, and what reads it
     f"{TINY}/progress/qmvae/seed-0/model.json": lambda path, run: training.run(run, "qmvae"),
     f"{TINY}/models/qmvae/seed-0/model.safetensors": lambda path, run: checkpoint.load(path.parent),
     f"{TINY}/models/qmvae/seed-0/model.json": lambda path, run: checkpoint.load(path.parent),
-    f"{TINY}/judges/mnist.safetensors": as_judge,
+    f"{TINY}/judges/mnist-judge.safetensors": as_judge,
     "reports/tiny/metrics.json": lambda path, run: files.load_json(path),
     "params.yaml": lambda path, run: params.load(root=run.root),
     "notebooks/story.ipynb": lambda path, run: notebooks.execute(run, "story"),
