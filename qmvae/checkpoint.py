@@ -1,5 +1,6 @@
 """A trained model as a folder: model.safetensors with the weights, model.json with what is needed to build it again."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -8,12 +9,12 @@ from qmvae import files, params
 from qmvae.models import MODELS, MultimodalVAE
 
 
-def build(name: str, config, shapes: dict, nets: dict[str, str]) -> MultimodalVAE:
+def build(name: str, config, shapes: dict, nets: Mapping[str, str]) -> MultimodalVAE:
     """A model with fresh weights. name: a key of MODELS; the rest as MultimodalVAE takes it."""
     return MODELS[name](shapes, nets, config)
 
 
-def save(folder: Path, model: MultimodalVAE, name: str, nets: dict[str, str], about: dict) -> None:
+def save(folder: Path, model: MultimodalVAE, name: str, nets: Mapping[str, str], about: dict) -> None:
     """Write the two files. about: facts for people (preset, seed, steps, ...), kept in model.json."""
     files.save_tensors(folder / "model.safetensors", model.state_dict())
     description = {"model": name, "shapes": model.shapes, "nets": nets, "config": model.config.model_dump(), **about}

@@ -50,6 +50,7 @@ class Pairs(Section):
 
 class Judges(Section):
     epochs: Count
+    strong_steps: Count
     batch_size: BatchSize
     lr: Positive
     seed: Seed
@@ -60,6 +61,7 @@ class Training(Section):
     steps: Count
     batch_size: BatchSize
     lr: Positive
+    cooldown: Fraction  # of training, at its end, in which the learning rate falls to 0 in a straight line
     checkpoint_every: Count
     log_every: Count
 
@@ -100,6 +102,7 @@ class Negatives(Section):
     policy: Literal["random", "semihard", "hardest"]
     start: Fraction
     distinct: bool
+    labels: bool
 
 
 class QMVAE(Section):
@@ -112,6 +115,9 @@ class QMVAE(Section):
     alpha1: Weight
     alpha2: Weight
     beta: Weight
+    quadruplet: list[Literal["first", "second", "third"]]
+    prior_expert: bool
+    unimodal_elbos: bool
     negatives: Negatives
     test_time: Literal["mean", "sample"]
 
@@ -145,7 +151,7 @@ class DMVAE(Section):
     test_time: Literal["mean", "sample"]
 
 
-MODELS = {"qmvae": QMVAE, "mvae": MVAE, "mmvae": MMVAE, "dmvae": DMVAE}
+MODELS: dict[str, type[Section]] = {"qmvae": QMVAE, "mvae": MVAE, "mmvae": MMVAE, "dmvae": DMVAE}
 ModelName = Literal["qmvae", "mvae", "mmvae", "dmvae"]
 
 
@@ -162,7 +168,7 @@ class Params(Section):
     pairs: Pairs
     judges: Judges
     seeds: list[Seed]  # every model is trained once with each
-    training: dict[ModelName, Training]  # by model
+    training: dict[str, Training]  # by model
     evaluation: Evaluation
     qmvae: QMVAE
     mvae: MVAE
@@ -230,7 +236,8 @@ class _File(Section):
             where = f"presets.{preset}.overrides.{model}"
             if unknown := set(changes) - known[0] - known[1]:
                 raise ValueError(
-                    f"{where}.{min(unknown)}: unknown key; {model} and training have {', '.join(sorted(known[0] | known[1]))}"
+                    f"{where}.{min(unknown)}: unknown key; {model} and training have "
+                    f"{', '.join(sorted(known[0] | known[1]))}"
                 )
             try:
                 result[model] = tuple(
@@ -290,17 +297,15 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
     except ValidationError as error:
         raise ParamsError(_explain(path, error)) from None
     settings = file.settings(file.preset)
-    shared = {name: getattr(file, name) for name in ("preset", "device", "models", "modalities")}
-    chosen = {name: value for name, value in file.presets[file.preset] if name not in ("training", "overrides")}
-    models = {name: section for name, (section, _) in settings.items()}
+    chosen: dict[str, Any] = {name: getattr(file, name) for name in ("preset", "device", "models", "modalities")}
+    chosen |= {name: value for name, value in file.presets[file.preset] if name not in ("training", "overrides")}
+    chosen |= {name: section for name, (section, _) in settings.items()}
     return Params(
         root=root,
         data=root / file.data,
         seeds=file.presets[file.preset].training.seeds,
         training={name: training for name, (_, training) in settings.items()},
-        **shared,
         **chosen,
-        **models,
     )
 
 
@@ -319,7 +324,7 @@ def _explain(path: Path, error: ValidationError) -> str:
 
 
 def switch(root: Path, **lines: str) -> None:
-    """Change top-level lines of params.yaml (`preset`, `data`) in place, comments kept; undone if the result is not valid."""
+    """Change top-level lines of params.yaml (`preset`, `data`) in place, comments kept; not to an invalid file."""
     path = root / "params.yaml"
     before = path.read_text(encoding="utf-8")
     after = before
@@ -349,8 +354,8 @@ def plan(preset: str | None = None, data: str | None = None) -> None:
         params = load()
         if not params.data.is_dir():
             raise ParamsError(
-                f"{params.root / 'params.yaml'}: data: there is no folder {params.data}; name the one that holds the image "
-                "files (data/README.md says which), or `data: data`, which is always there"
+                f"{params.root / 'params.yaml'}: data: there is no folder {params.data}; name the one that holds the "
+                "image files (data/README.md says which), or `data: data`, which is always there"
             )
     except ParamsError as error:
         raise SystemExit(str(error)) from None

@@ -12,7 +12,6 @@ import io
 import json
 import math
 import shutil
-import sys
 from pathlib import Path
 
 import torch
@@ -62,6 +61,11 @@ def device_of(params: Params) -> torch.device:
     return torch.device("cuda" if params.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def remaining(progress: float, cooldown: float) -> float:
+    """What is left of the learning rate: 1, falling to 0 in a straight line over the last fraction `cooldown`."""
+    return min(1.0, (1.0 - progress) / cooldown) if cooldown else 1.0
+
+
 def train(params: Params, name: str, seed: int, dataset: data.Dataset, folder: Path, fingerprint: str) -> None:
     """Train one model with one seed, and leave model.safetensors, model.json and log.csv in `folder`.
 
@@ -72,7 +76,7 @@ def train(params: Params, name: str, seed: int, dataset: data.Dataset, folder: P
     nets = {m: modality.net for m, modality in params.modalities.items()}
     torch.manual_seed(seed)
     model = checkpoint.build(name, getattr(params, name), dataset.shapes, nets)
-    model = model.to(device, memory_format=torch.channels_last)  # the layout in which CPU and GPU convolve fastest
+    model = model.to(device).to(memory_format=torch.channels_last)  # the layout in which CPU and GPU convolve fastest
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, fused=True)
     deck = Deck(len(dataset.train.pairs), settings.batch_size, seed, device)
 
@@ -82,6 +86,7 @@ def train(params: Params, name: str, seed: int, dataset: data.Dataset, folder: P
         print(f"{name}, seed {seed}: goes on from step {start:,} of {settings.steps:,}", flush=True)
     bar = tqdm(range(start, settings.steps), f"{name}, seed {seed}", settings.steps, initial=start, disable=None)
     for step in bar:
+        optimizer.param_groups[0]["lr"] = settings.lr * remaining(step / settings.steps, settings.cooldown)
         images, labels = dataset.train.batch(deck.deal(step))
         terms = model.loss(images, labels, progress=step / settings.steps)
         optimizer.zero_grad()
@@ -108,7 +113,10 @@ class Log:
     """
 
     def __init__(self, every: int):
-        self.every, self.columns, self.rows, self.window = every, [], [], []
+        self.every = every
+        self.columns: list[str] = []
+        self.rows: list[list[float]] = []
+        self.window: list[Tensor] = []
 
     def add(self, step: int, terms: dict[str, Tensor], last: bool = False) -> bool:
         """Note the terms of `step`, counted from 1; True when a window closed. TrainingError on NaN or infinity."""
@@ -232,9 +240,6 @@ def main() -> None:
         run(load(), name)
     except (ParamsError, TrainingError, files.FileError) as error:
         raise SystemExit(f"training {name}: {error}") from None
-    except KeyboardInterrupt:
-        print(f"\n{name}: stopped; `dvc repro` goes on from the last checkpoint", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

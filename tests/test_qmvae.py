@@ -21,7 +21,8 @@ def make(count=2, **changes):
         objective="weighted", shared=4, private=3, kl_shared=0.7, alpha1=2.0, alpha2=0.8, beta=1500.0, test_time="mean",
         likelihood={m: dict(family="laplace", scale=0.75, weight=1.5 + i) for i, m in enumerate(names)},
         kl_private={m: 5.0 + i for i, m in enumerate(names)},
-        negatives=dict(policy="semihard", start=0.5, distinct=False),
+        negatives=dict(policy="semihard", start=0.5, distinct=False, labels=True),
+        quadruplet=["first", "second", "third"], prior_expert=True, unimodal_elbos=True,
     )  # fmt: skip
     torch.manual_seed(0)
     config = Config.model_validate(settings | changes)
@@ -34,20 +35,32 @@ def kl_by_hand(q):
     return D.kl_divergence(D.Normal(q.mean, q.logvar.exp().sqrt()), D.Normal(0.0, 1.0)).sum(dim=1).mean().item()
 
 
-def fused_by_hand(posteriors):
-    """Eq. 8 with precisions, N(0, I) among the experts."""
-    precision = 1 + sum((-q.logvar).exp() for q in posteriors)
+def fused_by_hand(posteriors, prior=1):
+    """Eq. 8 with precisions, N(0, I) among the experts or not."""
+    precision = prior + sum((-q.logvar).exp() for q in posteriors)
     mean = sum(q.mean * (-q.logvar).exp() for q in posteriors) / precision
     return Gaussian(mean, -precision.log())
 
 
 @pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("objective", ["weighted", "printed"])
-def test_every_term_of_the_objective(monkeypatch, count, objective):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective": "weighted"},
+        {"objective": "printed"},
+        {"quadruplet": ["second", "third"]},
+        {"quadruplet": ["first"]},
+        {"quadruplet": []},
+        {"prior_expert": False},
+        {"unimodal_elbos": False},
+    ],
+    ids=str,
+)
+def test_every_term_of_the_objective(monkeypatch, count, changes):
     # With the posterior mean for the sample, the expectations of Eqs. 7, 17 and 18 are plain numbers.
     monkeypatch.setattr(Gaussian, "rsample", lambda q, generator=None: q.mean)
-    model, images, labels = make(count, objective=objective)
-    config, printed = model.config, objective == "printed"
+    model, images, labels = make(count, **changes)
+    config, printed = model.config, model.config.objective == "printed"
     # at the very end of training hardest negatives make the quadruplets a function of the means alone
     model.config = config = config.model_copy(
         update={"negatives": config.negatives.model_copy(update={"policy": "hardest"})}
@@ -57,7 +70,7 @@ def test_every_term_of_the_objective(monkeypatch, count, objective):
     with torch.no_grad():
         shared = {m: model.shared_encoders[m](x) for m, x in images.items()}
         private = {m: model.private_encoders[m](x) for m, x in images.items()}
-        joint = fused_by_hand(shared.values())
+        joint = fused_by_hand(shared.values(), config.prior_expert)
 
         def likelihood(m, z):
             p = D.Laplace(model.decoders[m](torch.cat([z, private[m].mean], dim=1)), 0.75)
@@ -85,13 +98,19 @@ def test_every_term_of_the_objective(monkeypatch, count, objective):
                 others = [j for j in range(12) if labels[j] != labels[i]]
                 y_minus = min(others, key=lambda j: distance[i, j])
                 x_minus = min(others, key=lambda j: distance[j, i])
-                quad += max(distance[i, i] - distance[i, y_minus] + 2.0, 0) / 12
-                quad += max(distance[i, i] - distance[x_minus, i] + 2.0, 0) / 12
-                quad += max(distance[i, i] - distance[x_minus, y_minus] + 0.8, 0) / 12
+                hinges = {
+                    "first": max(distance[i, i] - distance[i, y_minus] + 2.0, 0),
+                    "second": max(distance[i, i] - distance[x_minus, i] + 2.0, 0),
+                    "third": max(distance[i, i] - distance[x_minus, y_minus] + 0.8, 0),
+                }
+                quad += sum(hinges[name] for name in config.quadruplet) / 12
 
     assert terms["elbo_joint"] == pytest.approx(elbo_joint)  # Eq. 7
-    for m in images:
-        assert terms[f"elbo_{m}"] == pytest.approx(elbo_alone[m])  # Eqs. 17, 18
+    if config.unimodal_elbos:
+        for m in images:
+            assert terms[f"elbo_{m}"] == pytest.approx(elbo_alone[m])  # Eqs. 17, 18
+    else:
+        elbo_alone = {}
     assert terms["quad"] == pytest.approx(quad)  # Eq. 19
     assert terms["loss"] == pytest.approx(-(elbo_joint + sum(elbo_alone.values()) - 1500 * quad))  # Eq. 20
 
@@ -132,9 +151,21 @@ def test_negatives_are_random_before_start_and_screened_after(monkeypatch):
     assert seen == ["random", "random", "semihard", "semihard"]
 
 
+def test_without_labels_any_other_pair_is_a_negative(monkeypatch):
+    import qmvae.models.qmvae as module
+
+    seen, real = [], module.choose_negatives
+    monkeypatch.setattr(module, "choose_negatives", lambda x, y, labels, *rest: (
+        seen.append(labels), real(x, y, labels, *rest))[1])  # fmt: skip
+    for asked in (True, False):
+        model, images, labels = make(negatives=dict(policy="random", start=0.0, distinct=False, labels=asked))
+        model.loss(images, labels)
+    assert seen[0].tolist() == labels.tolist() and seen[1].tolist() == list(range(12))
+
+
 @pytest.mark.parametrize("batch, classes", [(1, 1), (8, 1), (8, 2)])
 def test_batches_without_negatives_give_finite_losses_and_gradients(batch, classes):
-    model, images, _ = make(negatives=dict(policy="hardest", start=0.0, distinct=True))
+    model, images, _ = make(negatives=dict(policy="hardest", start=0.0, distinct=True, labels=True))
     images = {m: x[:batch] for m, x in images.items()}
     terms = model.loss(images, torch.arange(batch) % classes)
     terms["loss"].backward()

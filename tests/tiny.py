@@ -30,10 +30,10 @@ def write_params(folder: Path, **training) -> None:
     document = yaml.safe_load((ROOT / "params.yaml").read_text())
     subset = copy.deepcopy(document["presets"]["subset"])
     subset["training"] = dict(
-        seeds=[0, 1], steps=30, batch_size=16, lr=0.001, checkpoint_every=10, log_every=5
+        seeds=[0, 1], steps=30, batch_size=16, lr=0.001, cooldown=0.5, checkpoint_every=10, log_every=5
     ) | training  # fmt: skip
     subset["overrides"] = {model: {} for model in subset["overrides"]}
-    subset["judges"] |= {"epochs": 1}
+    subset["judges"] |= {"epochs": 1, "strong_steps": 5}
     subset["evaluation"] |= {"conditions": 100, "probe_pairs": 100}
     document |= {"preset": "tiny", "data": "data", "device": "cpu", "models": ["qmvae"], "presets": {"tiny": subset}}
     (folder / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))

@@ -53,7 +53,11 @@ class Dataset:
     @property
     def shapes(self) -> dict[str, tuple[int, int, int]]:
         """(C, H, W) of each modality's images, in the order of the modalities."""
-        return {name: tuple(images.shape[1:]) for name, images in self.train.images.items()}
+        shapes = {}
+        for name, images in self.train.images.items():
+            _, channels, height, width = images.shape
+            shapes[name] = (channels, height, width)
+        return shapes
 
     def describe(self) -> str:
         """What was trained and tested on, in one line: MNIST 60,000/10,000 + SVHN 73,257/26,032."""
@@ -101,7 +105,8 @@ def make(params: Params) -> Dataset:
         images = {name: _channels_first(arrays[f"{part}_images"]) for name, (_, arrays) in found.items()}
         labels = {name: torch.tensor(arrays[f"{part}_labels"].astype(np.int64)) for name, (_, arrays) in found.items()}
         splits.append(Split(images, labels, pair(labels, params.pairs.multiplier, generator)))
-    return Dataset(*splits, titles={name: params.images.titles[name] for name in params.modalities})
+    train, test = splits
+    return Dataset(train, test, {name: params.images.titles[name] for name in params.modalities})
 
 
 def _channels_first(images: np.ndarray) -> Tensor:
@@ -141,4 +146,5 @@ def load(params: Params, device="cpu") -> Dataset:
     if set(titles) != set(params.modalities):
         held, wanted = ", ".join(titles), ", ".join(params.modalities)
         raise files.FileError(f"{folder}: has images of {held}, params.yaml asks for {wanted}; run `dvc repro`")
-    return Dataset(*splits, titles=titles)
+    train, test = splits
+    return Dataset(train, test, titles)

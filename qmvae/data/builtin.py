@@ -58,7 +58,7 @@ def split_originals(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     The originals are divided before any variant is drawn, so that no test image has a twin in training.
     """
     rng = np.random.default_rng(seed)
-    parts = {"train": [], "test": []}
+    parts: dict[str, list] = {"train": [], "test": []}
     for digit in range(10):
         originals = rng.permutation(np.flatnonzero(labels == digit))
         cut = len(originals) // TEST_SHARE
@@ -129,7 +129,8 @@ def _colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     for level in levels if rng.random() < 0.75 else reversed(levels):
         warmth = rng.integers(-32, 33)  # from bluish slate to brick
         colours.append((level + [warmth, 0, -warmth] + rng.integers(-10, 11, 3)).clip(0, 255))
-    return tuple(colours)
+    wall, paint = colours
+    return wall, paint
 
 
 def _gradient(colour: np.ndarray, rng: np.random.Generator) -> Image.Image:

@@ -1,6 +1,7 @@
 """What training, evaluation and figures may ask of any model, so that none of them asks which model it holds."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,14 +42,14 @@ class MultimodalVAE(nn.Module):
         """
         raise NotImplementedError
 
-    def fuse(self, posteriors: Mapping[str, Gaussian]) -> Gaussian:
+    def fuse(self, posteriors: Mapping[str, Any]) -> Any:  # Gaussians; MMVAE has posteriors of another kind
         """The posterior given those of some of the modalities: Eq. 8, or q(z|x) as it is for one (section 3.4)."""
         if not posteriors:
             raise ValueError(f"no modality given; expected at least one of {', '.join(self.shapes)}")
         return product_of_experts(list(posteriors.values())) if len(posteriors) > 1 else next(iter(posteriors.values()))
 
-    def shared(self, images: Images) -> Gaussian:
-        """q(z | the given modalities): a Gaussian over (N, shared)."""
+    def shared(self, images: Images) -> Any:
+        """q(z | the given modalities): a Gaussian over (N, shared), or another posterior with `mean` and `rsample`."""
         return self.fuse(
             {name: self.shared_encoders[self._known(name)](self._checked(name, x)) for name, x in images.items()}
         )
@@ -101,7 +102,7 @@ class MultimodalVAE(nn.Module):
         z = torch.randn(count, self.sizes["shared"], generator=generator, device=like.device, dtype=like.dtype)
         return {name: self.decode(name, z, self.private_prior(count, generator)) for name in self.shapes}
 
-    def shared_code(self, posterior: Gaussian, generator: torch.Generator | None = None) -> Tensor:
+    def shared_code(self, posterior: Any, generator: torch.Generator | None = None) -> Tensor:
         """The z that stands for a posterior at test time: its mean or a sample of it, as `test_time` says."""
         return posterior.mean if self.config.test_time == "mean" else posterior.rsample(generator)
 

@@ -56,7 +56,7 @@ class Mixture(NamedTuple):
 class LaplaceEncoder(GaussianEncoder):
     """q(z|x): the same network, its second output read as Shi et al. do, scale = softmax over the dimensions x D."""
 
-    def forward(self, images: Tensor) -> Laplace:
+    def forward(self, images: Tensor) -> Laplace:  # type: ignore[override]
         mean, logits = self.net(images).chunk(2, dim=1)
         return Laplace(mean, logits.softmax(dim=1) * logits.shape[1] + 1e-6)
 

@@ -33,8 +33,8 @@ class MVAE(MultimodalVAE):
         posteriors = {"joint": self.fuse(experts)} | {m: self.fuse({m: q}) for m, q in experts.items()}
         members = self.random_subsets(len(names), experts[names[0]].mean.device)
         for j, subset in enumerate(members):  # an expert of infinite variance has no say
-            some = zip(experts.values(), subset, strict=True)
-            some = [Gaussian(q.mean, q.logvar.masked_fill(~member, torch.inf)) for q, member in some]
+            pairs = zip(experts.values(), subset, strict=True)
+            some = [Gaussian(q.mean, q.logvar.masked_fill(~member, torch.inf)) for q, member in pairs]
             posteriors[f"subset_{j}"] = product_of_experts(some)
 
         z = {s: q.rsample() for s, q in posteriors.items()}
@@ -46,7 +46,7 @@ class MVAE(MultimodalVAE):
             for (s, held), part in zip(holders.items(), log_p.chunk(len(holders)), strict=True):
                 elbo[s] = elbo[s] + held * config.likelihood[m].weight * part.mean()
 
-        terms = {"loss": -sum(elbo.values())} | {f"elbo_{s}": value for s, value in elbo.items()}
+        terms = {"loss": -torch.stack(list(elbo.values())).sum()} | {f"elbo_{s}": value for s, value in elbo.items()}
         terms["kl_joint"] = posteriors["joint"].kl().mean()
         return terms | {f"kl_shared_{m}": posteriors[m].kl().mean() for m in names}
 
