@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 SWITCH := $(if $(PRESET),--preset "$(PRESET)") $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-faults test-oldest bench lab notebooks lock clean
+.PHONY: help repro test test-faults test-oldest bench lab notebooks ablations lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,9 @@ test-oldest: $(VENV)/installed ## for maintainers: unit tests with the lowest ve
 	$(VENV)/bin/uv pip install --quiet --python .venv-oldest --no-deps --no-build-isolation -e .
 	.venv-oldest/bin/python -m pytest tests
 
+ablations: $(VENV)/installed ## train Q-MVAE with one part of it changed at a time (ablations/dvc.yaml): some hours on 2 cores for `subset`
+	@$(VENV)/bin/python -m qmvae.repro $(SWITCH) ablations/dvc.yaml
+
 # MultiVae and what it imports that we don't go into a folder of their own; it needs a quiet machine.
 BENCH := multivae==1.0.3 pythae==0.1.2 imageio==2.38.1 nltk==3.10.4 regex==2026.11.15 torchmetrics==1.9.0 lightning-utilities==0.15.3
 bench: $(VENV)/installed ## measure training and evaluation against MultiVae and the machine's peak, and how cost grows
@@ -48,9 +51,10 @@ lab: $(VENV)/installed ## open the notebooks in JupyterLab
 	$(VENV)/bin/jupyter lab --notebook-dir=notebooks --LabApp.news_url=None --LabApp.extension_manager=readonly \
 	    --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
-notebooks: $(VENV)/installed ## for maintainers: run the pipeline, then take the outputs of the executed `quick` notebooks into notebooks/
+notebooks: $(VENV)/installed ## for maintainers: run the pipeline, then take the outputs of the executed notebooks (`quick`; 09 and 10: `subset`)
 	@$(VENV)/bin/python -m qmvae.repro --preset quick
-	cp reports/quick/notebooks/*.ipynb notebooks/
+	cp reports/quick/notebooks/0[1-8]*.ipynb notebooks/
+	cp reports/subset/notebooks/09*.ipynb reports/subset/notebooks/10*.ipynb notebooks/
 	$(VENV)/bin/dvc commit --quiet --force
 
 # What is pinned stays as long as pyproject.toml allows it; delete requirements.lock first to bring all of it up to date.

@@ -152,32 +152,47 @@ def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> floa
     return (gaps.abs().sum() / len(right)).item()
 
 
+class Examiner:
+    """All that is asked of a trained model, on one preset's images, judges and evaluation settings."""
+
+    def __init__(self, params: Params, dataset: data.Dataset):
+        device = dataset.train.pairs.device
+        self.dataset, self.settings = dataset, params.evaluation
+        self.judges, _ = load_judges(params, dataset.shapes, device)
+        self.strong, _ = load_judges(params, dataset.shapes, device, "strong")
+        wanted, seed = self.settings.conditions, self.settings.seed
+        self.conditions = some_rows(len(dataset.test.pairs), wanted, seed, device)
+        self.probe_pairs = some_rows(len(dataset.train.pairs), self.settings.probe_pairs, seed, device)
+
+    def examine(self, model: MultimodalVAE) -> dict[str, dict[str, float]]:
+        """The numbers of metrics.json for one model: fractions of 1 by PARTS, then by direction, modality or probe."""
+        dataset, seed = self.dataset, self.settings.seed
+        found: dict[str, dict[str, float]] = {"cross": {}, "cross_strong": {}, "frechet": {}}
+        for a, b in permutations(dataset.shapes, 2):
+            judges = self.judges[b], self.strong[b]
+            scores = cross_generation(model, *judges, dataset.test, a, b, self.conditions, seed)
+            for part, score in zip(("cross", "cross_strong", "frechet"), scores, strict=True):
+                found[part][f"{a}_to_{b}"] = score
+        found["linear"], found["calibration"] = linear_probe(model, dataset, self.probe_pairs)
+        found["probes"] = probes.probe(model, dataset)
+        found["coherence"] = {"joint": joint_coherence(model, self.judges, len(self.conditions), seed)}
+        return found
+
+
 def evaluate(params: Params, name: str) -> None:
     """Judge every seed of the preset; writes artifacts/<preset>/evaluation/<model>.json."""
     device = device_of(params)
-    dataset = data.load(params, device)
-    judges, _ = load_judges(params, dataset.shapes, device)
-    strong, _ = load_judges(params, dataset.shapes, device, "strong")
-    settings = params.evaluation
-    conditions = some_rows(len(dataset.test.pairs), settings.conditions, settings.seed, device)
-    probe_pairs = some_rows(len(dataset.train.pairs), settings.probe_pairs, settings.seed, device)
+    examiner = Examiner(params, data.load(params, device))
     result: dict[str, dict[str, list[float]]] = {part: {} for part in PARTS}
     for seed in params.seeds:
         model = checkpoint.load(params.model_folder(name, seed), str(device))
-        found: dict[str, dict[str, float]] = {"cross": {}, "cross_strong": {}, "frechet": {}}
-        found["linear"], found["calibration"] = linear_probe(model, dataset, probe_pairs)
-        found["probes"] = probes.probe(model, dataset)
-        found["coherence"] = {"joint": joint_coherence(model, judges, len(conditions), settings.seed)}
-        for a, b in permutations(dataset.shapes, 2):
-            scores = cross_generation(model, judges[b], strong[b], dataset.test, a, b, conditions, settings.seed)
-            for part, score in zip(("cross", "cross_strong", "frechet"), scores, strict=True):
-                found[part][f"{a}_to_{b}"] = score
+        found = examiner.examine(model)
         for part, values in found.items():
             for key, value in values.items():
                 result[part].setdefault(key, []).append(value)
         print(f"{name}, seed {seed}: {shown(found['cross'] | found['linear'] | found['coherence'])}", flush=True)
     training = params.training[name]
-    about: dict = {"conditions": len(conditions), "codes": model.sizes}
+    about: dict = {"conditions": len(examiner.conditions), "codes": model.sizes}
     about |= {"steps": training.steps, "batch_size": training.batch_size}
     files.save_json(params.artifacts / "evaluation" / f"{name}.json", about | result)
 

@@ -45,7 +45,7 @@ class Judge(nn.Module):
 
 
 class StrongJudge(nn.Module):
-    """Three pairs of 3x3 convolutions (32, 64 and 128 channels) with batch normalisation, in the manner of VGG.
+    """Three pairs of 3x3 convolutions (24, 48 and 96 channels) with batch normalisation, in the manner of VGG.
 
     In training it sees every batch shifted by up to two pixels. Images and logits as for Judge.
     """
@@ -54,7 +54,7 @@ class StrongJudge(nn.Module):
         super().__init__()
         channels, height, width = shape
         layers = []
-        for wide in (32, 64, 128):
+        for wide in (24, 48, 96):
             for inputs in (channels, wide):
                 layers += [nn.Conv2d(inputs, wide, 3, padding=1, bias=False), nn.BatchNorm2d(wide), nn.ReLU()]
             layers.append(nn.MaxPool2d(2))

@@ -33,6 +33,25 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+    def changed(self, where: str, changes: dict[str, Any]):
+        """This section with these keys set otherwise, checked again; in a mapping the keys that are not named stay.
+
+        where: how messages call the place of the changes. Raises ValueError.
+        """
+        before = self.model_dump()
+        if unknown := set(changes) - set(before):
+            raise ValueError(f"{where}.{min(unknown)}: unknown key; there are {', '.join(sorted(before))}")
+        for key, value in changes.items():
+            both = isinstance(value, dict) and isinstance(before[key], dict)
+            before[key] = before[key] | value if both else value
+        try:
+            return type(self).model_validate(before)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            key = ".".join(map(str, (where, *fault["loc"])))
+            raise ValueError(f"{key}: {fault['msg']} (found {fault['input']!r:.60})") from None
+
+
 class Modality(Section):
     net: Literal["mlp", "conv"]
 
@@ -122,6 +141,12 @@ class QMVAE(Section):
     test_time: Literal["mean", "sample"]
 
 
+class Ablations(Section):
+    seed: Seed
+    steps: Count
+    changes: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]  # by ablation: keys of the section qmvae
+
+
 class MVAE(Section):
     shared: Width
     likelihood: dict[Name, Likelihood]
@@ -170,6 +195,7 @@ class Params(Section):
     seeds: list[Seed]  # every model is trained once with each
     training: dict[str, Training]  # by model
     evaluation: Evaluation
+    ablations: Ablations
     qmvae: QMVAE
     mvae: MVAE
     mmvae: MMVAE
@@ -199,6 +225,7 @@ class _File(Section):
     models: Annotated[list[ModelName], Field(min_length=1)]
     modalities: Annotated[dict[Name, Modality], Field(min_length=2)]
     presets: Annotated[dict[Name, Preset], Field(min_length=1)]
+    ablations: Ablations
     qmvae: QMVAE
     mvae: MVAE
     mmvae: MMVAE
@@ -220,6 +247,8 @@ class _File(Section):
                 raise ValueError(f"{key}: has {sorted(value)}, expected one entry for each modality, {sorted(names)}")
         for preset in self.presets:
             self.settings(preset)
+        for name, changes in self.ablations.changes.items():
+            self.qmvae.changed(f"ablations.changes.{name}", changes)
         return self
 
     def settings(self, preset: str) -> dict[str, tuple[Section, Training]]:
@@ -239,15 +268,10 @@ class _File(Section):
                     f"{where}.{min(unknown)}: unknown key; {model} and training have "
                     f"{', '.join(sorted(known[0] | known[1]))}"
                 )
-            try:
-                result[model] = tuple(
-                    type(section).model_validate(section.model_dump() | {k: v for k, v in changes.items() if k in keys})
-                    for section, keys in zip(sections, known, strict=True)
-                )
-            except ValidationError as error:
-                fault = error.errors()[0]
-                key = ".".join(map(str, (where, *fault["loc"])))
-                raise ValueError(f"{key}: {fault['msg']} (found {fault['input']!r:.60})") from None
+            parts = [{key: value for key, value in changes.items() if key in keys} for keys in known]
+            result[model] = tuple(
+                section.changed(where, part) for section, part in zip(sections, parts, strict=True)
+            )
             if not all(set(value) == set(self.modalities) for _, value in result[model][0] if isinstance(value, dict)):
                 raise ValueError(f"{where}: expected one entry for each modality, {sorted(self.modalities)}")
         return result
@@ -297,7 +321,8 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
     except ValidationError as error:
         raise ParamsError(_explain(path, error)) from None
     settings = file.settings(file.preset)
-    chosen: dict[str, Any] = {name: getattr(file, name) for name in ("preset", "device", "models", "modalities")}
+    shared = ("preset", "device", "models", "modalities", "ablations")
+    chosen: dict[str, Any] = {name: getattr(file, name) for name in shared}
     chosen |= {name: value for name, value in file.presets[file.preset] if name not in ("training", "overrides")}
     chosen |= {name: section for name, (section, _) in settings.items()}
     return Params(

@@ -77,10 +77,8 @@ def probe(model: MultimodalVAE, dataset: data.Dataset) -> dict[str, float]:
         for kind in known:
             scaler = StandardScaler().fit(known[kind])
             x, x_test = scaler.transform(known[kind]), scaler.transform(asked[kind])
-            readers = {
-                "digit": LogisticRegression(max_iter=1000),
-                "digit_mlp": MLPClassifier(learning_rate_init=0.003, batch_size=250, max_iter=30, random_state=0),
-            }
+            small = {"learning_rate_init": 0.003, "batch_size": min(250, len(x)), "max_iter": 30, "random_state": 0}
+            readers = {"digit": LogisticRegression(max_iter=1000), "digit_mlp": MLPClassifier(**small)}
             for what, reader in readers.items():
                 with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # 30 epochs are enough
                     result[f"{name}_{kind}_{what}"] = float(reader.fit(x, labels).score(x_test, truth))

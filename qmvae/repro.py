@@ -24,20 +24,22 @@ from qmvae import params
 
 
 def mend(root: Path) -> None:
-    """Put back the two files of DVC that a kill can leave half-written; keep a copy of dvc.lock where it is whole."""
-    lock, copy, notes = root / "dvc.lock", root / ".dvc" / "tmp" / "dvc.lock.whole", root / ".dvc" / "tmp" / "rwlock"
+    """Put back the files of DVC that a kill can leave half-written; keep a copy of each dvc.lock that is whole."""
+    notes = root / ".dvc" / "tmp" / "rwlock"
     if notes.exists() and not at_work(notes):
         time.sleep(0.5)  # unless a `dvc` of another shell is writing it right now
         if not at_work(notes):
             notes.unlink(missing_ok=True)
-    if is_lock(lock):
-        shutil.copyfile(lock, copy)
-    elif lock.exists() and is_lock(copy):
-        shutil.copyfile(copy, lock)
-        print("dvc.lock: cut short by the last run's end, put back as it was before that; some stages run again")
-    elif lock.exists():
-        lock.unlink()
-        print("dvc.lock: cut short, removed; `git checkout dvc.lock` brings the committed one back")
+    for name in ("dvc.lock", "ablations/dvc.lock"):
+        lock, copy = root / name, root / ".dvc" / "tmp" / f"{name.replace('/', '-')}.whole"
+        if is_lock(lock):
+            shutil.copyfile(lock, copy)
+        elif lock.exists() and is_lock(copy):
+            shutil.copyfile(copy, lock)
+            print(f"{name}: cut short by the last run's end, put back as it was before that; some stages run again")
+        elif lock.exists():
+            lock.unlink()
+            print(f"{name}: cut short, removed; `git checkout {name}` brings the committed one back")
 
 
 def at_work(notes: Path) -> bool:

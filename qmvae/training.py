@@ -70,8 +70,13 @@ def train(params: Params, name: str, seed: int, dataset: data.Dataset, folder: P
     """Train one model with one seed, and leave model.safetensors, model.json and log.csv in `folder`.
 
     Checkpoints lie in the same folder until the end. If one is there with the same fingerprint, training goes on from
-    it. Raises TrainingError on a loss that is not finite.
+    it; a finished model with the same fingerprint is kept. Raises TrainingError on a loss that is not finite.
     """
+    finished = folder / "model.json"
+    if finished.exists() and files.load_json(finished)["fingerprint"] == fingerprint:
+        print(f"{name}, seed {seed}: kept, made earlier from the same parameters, images and code", flush=True)
+        return
+    finished.unlink(missing_ok=True)
     settings, device = params.training[name], dataset.train.pairs.device
     nets = {m: modality.net for m, modality in params.modalities.items()}
     torch.manual_seed(seed)
@@ -219,13 +224,7 @@ def run(params: Params, name: str) -> None:
             )
         fingerprint = fingerprint_of(params, name)
         for seed in params.seeds:
-            folder = progress / f"seed-{seed}"
-            finished = folder / "model.json"
-            if finished.exists() and files.load_json(finished)["fingerprint"] == fingerprint:
-                print(f"{name}, seed {seed}: kept, made earlier from the same parameters, images and code", flush=True)
-                continue
-            finished.unlink(missing_ok=True)
-            train(params, name, seed, dataset, folder, fingerprint)
+            train(params, name, seed, dataset, progress / f"seed-{seed}", fingerprint)
         output = params.artifacts / "models" / name
         shutil.rmtree(output, ignore_errors=True)
         for seed in params.seeds:

@@ -1,0 +1,63 @@
+"""Ablations change what they name and nothing else, and what they find is collected as it was found."""
+
+import pytest
+import yaml
+from tiny import write_project
+
+from qmvae import ablations, data, files, judges, params
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_project(tmp_path))
+    path = tmp_path / "params.yaml"
+    document = yaml.safe_load(path.read_text())
+    changes = ("as_it_is", "printed_objective", "hardest_negatives")
+    every = document["ablations"]["changes"]
+    document["ablations"] |= {"steps": 20, "changes": {name: every[name] for name in changes}}
+    document["presets"]["tiny"]["judges"]["batch_size"] = 16
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return tmp_path
+
+
+def test_an_ablation_changes_what_it_names_and_keeps_the_rest(project):
+    run = params.load()
+    changed = ablations.changed(run, "hardest_negatives")
+    assert changed.qmvae.negatives == run.qmvae.negatives.model_copy(update={"policy": "hardest"})
+    assert changed.qmvae.model_copy(update={"negatives": run.qmvae.negatives}) == run.qmvae
+    assert changed.training["qmvae"] == run.training["qmvae"].model_copy(update={"steps": 20, "seeds": [0]})
+    assert ablations.changed(run, "as_it_is").qmvae == run.qmvae
+    with pytest.raises(params.ParamsError, match="no 'nothing'; there are as_it_is, printed_objective"):
+        ablations.changed(run, "nothing")
+
+
+def test_unknown_and_wrong_changes_are_refused_when_params_yaml_is_read(project):
+    path = project / "params.yaml"
+    text = path.read_text()
+    for wrong, message in (
+        ("objective: prinetd", r"ablations.changes.printed_objective.objective: .*found 'prinetd'"),
+        ("objectiv: printed", r"ablations.changes.printed_objective.objectiv: unknown key; there are alpha1, alpha2"),
+    ):
+        path.write_text(text.replace("objective: printed", wrong))
+        with pytest.raises(params.ParamsError, match=message):
+            params.load()
+
+
+def test_from_training_to_the_report(project, capsys):
+    run = params.load()
+    data.save(data.make(run), run)
+    judges.run(run)
+    for name in run.ablations.changes:
+        ablations.run(run, name)
+    ablations.collect(run)
+    report = files.load_json(run.reports / "ablations.json")
+    assert report["steps"] == 20 and report["changes"]["printed_objective"] == {"objective": "printed"}
+    for name, found in report["ablations"].items():
+        assert found == files.load_json(run.artifacts / "ablations" / f"{name}.json")
+        assert set(found["cross"]) == {"mnist_to_svhn", "svhn_to_mnist"} and "svhn_private_digit" in found["probes"]
+    assert (run.reports / "figures" / "leak.png").exists()
+    before = (run.artifacts / "ablations" / "as_it_is.json").read_bytes()
+    capsys.readouterr()
+    ablations.run(run, "as_it_is")
+    assert "kept, made earlier" in capsys.readouterr().out
+    assert (run.artifacts / "ablations" / "as_it_is.json").read_bytes() == before
