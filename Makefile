@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 SWITCH := $(if $(PRESET),--preset "$(PRESET)") $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-faults test-oldest bench lab notebooks ablations lock clean
+.PHONY: help repro test check test-faults test-oldest bench lab notebooks ablations lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -22,6 +22,12 @@ test: $(VENV)/installed ## install and run every check: the models of `quick` tr
 	    echo "make test: the notebooks are compared with the preset quick, but another is asked for: make test PRESET=quick"; exit 1; }
 	@$(VENV)/bin/python -m qmvae.repro $(SWITCH) metrics
 	$(VENV)/bin/python -m pytest --nbval
+
+check: $(VENV)/installed ## lint, types, and notebooks that hold nothing of one machine (ruff, mypy)
+	$(VENV)/bin/pip install --quiet ruff==0.17.6 mypy==2.4.1
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy qmvae
+	$(VENV)/bin/python -m qmvae.notebooks --check
 
 # QMVAE_FAULTS_SEED=<number> chooses other random moments.
 test-faults: $(VENV)/installed ## install and inject every fault of the README's table: kills, Ctrl-C, full disks, ... (about 40 minutes)

@@ -62,7 +62,7 @@ def main() -> None:
     models = arguments.models or run.models
     protocol = document["presets"]["paper"]
     protocol["training"] |= {"steps": arguments.steps, "seeds": [0], "log_every": 10, "checkpoint_every": 100}
-    protocol["judges"]["epochs"] = 1
+    protocol["judges"] |= {"epochs": 1, "strong_steps": arguments.steps}
     document |= {"preset": "paper", "models": models}
 
     lines = ["| stage | seconds | memory, MiB |", "|:--|--:|--:|"]

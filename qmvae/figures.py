@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -80,6 +81,40 @@ def curves(log: dict[str, np.ndarray], groups: dict[str, list[str]]) -> Figure:
             axis.tick_params(labelsize=7)
             axis.legend(fontsize=6, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.25))
     sns.despine(figure)
+    return figure
+
+
+def shared_space(spaces: dict[str, pd.DataFrame]) -> Figure:
+    """Codes in the plane, one panel a frame: columns `1` and `2`, `digit` (colour) and `images`, the modality (marker).
+
+    Each digit is also written where its codes have their middle, for whoever can't tell ten colours apart.
+    """
+    with sns.axes_style("ticks"):
+        size = (WIDTH, 0.55 * WIDTH)
+        figure, axes = plt.subplots(1, len(spaces), figsize=size, squeeze=False, layout="constrained")
+        for axis, letter, (title, frame) in zip(axes.flat, string.ascii_lowercase, spaces.items(), strict=False):
+            style = {"hue": "digit", "style": "images", "palette": "tab10", "s": 9, "linewidth": 0, "alpha": 0.6}
+            sns.scatterplot(frame, x="1", y="2", ax=axis, legend="full" if axis is axes.flat[-1] else False, **style)
+            for digit, middle in frame.groupby("digit")[["1", "2"]].median().iterrows():
+                axis.text(*middle, str(digit), ha="center", va="center", fontsize=9, weight="bold")
+            axis.set_title(f"({letter}) {title}", fontsize=8)
+            axis.set(xlabel="", ylabel="", xticks=[], yticks=[])
+        sns.move_legend(axes.flat[-1], "center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=7, title="")
+    sns.despine(figure)
+    return figure
+
+
+def correlations(frame: pd.DataFrame) -> Figure:
+    """A heat map of correlations, -1 to 1: a row a private dimension, a column a measure of style."""
+    size = (1.3 * len(frame.columns) + 0.5, 0.25 * len(frame) + 1)
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    sns.heatmap(
+        frame, vmin=-1, vmax=1, cmap="vlag", annot=True, fmt=".1f", annot_kws={"size": 7}, ax=axis, cbar=False
+    )
+    axis.set_ylabel("private dimension", fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.tick_params("x", rotation=0)
+    axis.tick_params("y", rotation=0)
     return figure
 
 

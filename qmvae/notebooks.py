@@ -5,14 +5,16 @@ thing or tells of the machine (times, durations, paths, versions), so that a sec
 """
 
 import argparse
+import copy
 import logging
 import re
+from pathlib import Path
 
 import nbformat
 import papermill
 
 from qmvae import files
-from qmvae.params import Params, ParamsError, load
+from qmvae.params import Params, ParamsError, find_root, load
 
 
 def clean(notebook: nbformat.NotebookNode) -> None:
@@ -24,8 +26,9 @@ def clean(notebook: nbformat.NotebookNode) -> None:
         }
     )
     for cell in notebook.cells:
-        tags = cell.metadata.get("tags")
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        metadata = ("tags", "jupyter", "alt")  # parameters, folded solutions, what a figure shows
+        kept = {key: cell.metadata[key] for key in metadata if cell.metadata.get(key)}
+        cell.metadata = nbformat.from_dict(kept)
         merged: list = []
         for output in cell.get("outputs", []):
             output.get("metadata", {}).clear()
@@ -76,12 +79,35 @@ def execute(params: Params, stem: str) -> None:
     files.save_text(params.reports / "notebooks" / path.name, nbformat.writes(done) + "\n")
 
 
+def faults(path: Path) -> list[str]:
+    """What a notebook holds that does not belong into git: metadata of one machine or run, errors, paths of a home."""
+    notebook = nbformat.read(path, as_version=4)
+    cleaned = copy.deepcopy(notebook)
+    clean(cleaned)
+    found = [] if cleaned == notebook else ["metadata of one machine or run; take the copy that `make notebooks` makes"]
+    for cell in notebook.cells:
+        if any(output.output_type == "error" for output in cell.get("outputs", [])):
+            found.append(f"cell {cell.id}: ended in an error; mend it and run it again")
+        if match := re.search(r"(/home|/Users|/root)/[^\s'\"]*|[A-Z]:\\\S*", str([cell.source, cell.get("outputs")])):
+            found.append(f"cell {cell.id}: {match[0][:60]} is a path of one machine; make it relative")
+    return [f"{path}: {fault}" for fault in found]
+
+
+def check(root: Path) -> None:
+    """Raise FileError with the faults of all notebooks, if there are any."""
+    if found := [fault for path in sorted((root / "notebooks").glob("*.ipynb")) for fault in faults(path)]:
+        raise files.FileError("\n".join(found))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m qmvae.notebooks", description=__doc__)
-    parser.add_argument("notebook", help="its name without .ipynb")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("notebook", nargs="?", help="its name without .ipynb")
+    what.add_argument("--check", action="store_true", help="look for what does not belong into git, in all of them")
+    arguments = parser.parse_args()
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
-        execute(load(), parser.parse_args().notebook)
+        check(find_root()) if arguments.check else execute(load(), arguments.notebook)
     except (ParamsError, files.FileError) as error:
         raise SystemExit(f"notebook: {error}") from None
 

@@ -101,3 +101,34 @@ def test_committed_notebooks_are_executed_and_clean(path):
     before = nbformat.writes(committed)
     notebooks.clean(committed)
     assert nbformat.writes(committed) == before, "saved from JupyterLab? run `make repro`, then `make notebooks`"
+
+
+def test_the_check_names_what_does_not_belong_into_git(tmp_path):
+    write_notebook(tmp_path, "1 + 1")
+    path = tmp_path / "notebooks" / "story.ipynb"
+    whole = nbformat.read(path, as_version=4)
+    notebooks.clean(whole)
+    nbformat.write(whole, path)
+    notebooks.check(tmp_path)
+    error = nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])
+    text = nbformat.v4.new_output("stream", name="stdout", text="read /home/somebody/data")
+    for spoil, message in (
+        (lambda notebook: notebook.metadata.update(papermill={}), "metadata of one machine or run"),
+        (lambda notebook: notebook.cells[1].metadata.update(collapsed=True), "metadata of one machine or run"),
+        (lambda notebook: notebook.cells[1].outputs.append(error), "cell c0: ended in an error"),
+        (lambda notebook: notebook.cells[1].outputs.append(text), "/home/somebody/data is a path of one machine"),
+    ):
+        spoiled = nbformat.read(path, as_version=4)
+        spoil(spoiled)
+        nbformat.write(spoiled, path)
+        with pytest.raises(FileError, match=message):
+            notebooks.check(tmp_path)
+        nbformat.write(whole, path)
+
+
+def test_folded_solutions_and_alt_texts_survive_the_cleaning():
+    kept = {"tags": ["solution"], "jupyter": {"source_hidden": True}, "alt": "two curves"}
+    cell = nbformat.v4.new_code_cell("1", metadata=kept | {"execution": {"iopub.status.busy": "now"}})
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    notebooks.clean(notebook)
+    assert notebook.cells[0].metadata == kept
