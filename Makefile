@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 SWITCH := $(if $(PRESET),--preset "$(PRESET)") $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test check test-faults test-oldest bench lab notebooks ablations lock clean
+.PHONY: help repro test check test-faults test-oldest bench lab notebooks ablations checkpoint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -62,6 +62,9 @@ notebooks: $(VENV)/installed ## for maintainers: run the pipeline, then take the
 	cp reports/quick/notebooks/0[1-8]*.ipynb notebooks/
 	cp reports/subset/notebooks/09*.ipynb reports/subset/notebooks/10*.ipynb notebooks/
 	$(VENV)/bin/dvc commit --quiet --force
+
+checkpoint: $(VENV)/installed ## for maintainers: publish the first trained Q-MVAE of `subset` as reports/subset/checkpoint
+	cp artifacts/subset/models/qmvae/seed-0/model.safetensors artifacts/subset/models/qmvae/seed-0/model.json reports/subset/checkpoint/
 
 # What is pinned stays as long as pyproject.toml allows it; delete requirements.lock first to bring all of it up to date.
 lock: $(VENV)/installed ## for maintainers: resolve pyproject.toml into requirements.lock, for Linux and macOS

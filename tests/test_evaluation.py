@@ -173,6 +173,8 @@ def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch):
     evaluation.collect(run)
     metrics = files.load_json(run.reports / "metrics.json")
     assert metrics["preset"] == "tiny" and metrics["seeds"] == [0, 1]
+    linear = files.load_json(run.reports / "scores.json")["qmvae"]["both"]
+    assert linear == pytest.approx(100 * metrics["models"]["qmvae"]["linear"]["both"]["mean"], abs=0.05)
     assert metrics["images"] == "MNIST 1,000/200 + SVHN subset 1,000/200"
     for kind in ("judges", "strong_judges", "twins"):  # squares in ten places are easy to tell apart
         assert all(value > 0.9 for value in metrics[kind].values()), (kind, metrics[kind])
