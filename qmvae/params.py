@@ -220,7 +220,7 @@ class _File(Section):
     """params.yaml as it stands."""
 
     preset: Name
-    data: Annotated[str, Field(min_length=1)]
+    folder: Annotated[str, Field(min_length=1)]
     device: Literal["auto", "cpu", "cuda"]
     models: Annotated[list[ModelName], Field(min_length=1)]
     modalities: Annotated[dict[Name, Modality], Field(min_length=2)]
@@ -327,7 +327,7 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
     chosen |= {name: section for name, (section, _) in settings.items()}
     return Params(
         root=root,
-        data=root / file.data,
+        data=root / file.folder,
         seeds=file.presets[file.preset].training.seeds,
         training={name: training for name, (_, training) in settings.items()},
         **chosen,
@@ -349,7 +349,7 @@ def _explain(path: Path, error: ValidationError) -> str:
 
 
 def switch(root: Path, **lines: str) -> None:
-    """Change top-level lines of params.yaml (`preset`, `data`) in place, comments kept; not to an invalid file."""
+    """Change top-level lines of params.yaml (`preset`, `folder`) in place, comments kept; not to an invalid file."""
     path = root / "params.yaml"
     before = path.read_text(encoding="utf-8")
     after = before
@@ -375,12 +375,12 @@ def plan(preset: str | None = None, data: str | None = None) -> None:
     """Check params.yaml, first with these lines of it changed, and print what will be trained. Exits with a message."""
     data = data and os.path.expanduser(data)  # DVC knows no ~
     try:
-        switch(find_root(), **{key: value for key, value in (("preset", preset), ("data", data)) if value})
+        switch(find_root(), **{key: value for key, value in (("preset", preset), ("folder", data)) if value})
         params = load()
         if not params.data.is_dir():
             raise ParamsError(
-                f"{params.root / 'params.yaml'}: data: there is no folder {params.data}; name the one that holds the "
-                "image files (data/README.md says which), or `data: data`, which is always there"
+                f"{params.root / 'params.yaml'}: folder: there is no {params.data}; name the folder that holds the "
+                "image files (data/README.md says which), or `folder: data`, which is always there"
             )
     except ParamsError as error:
         raise SystemExit(str(error)) from None

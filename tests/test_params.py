@@ -143,10 +143,10 @@ def test_the_root_is_found_from_below_and_its_absence_is_said(tmp_path):
 def test_switch_changes_one_line_and_keeps_the_comments(tmp_path):
     before = (ROOT / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(before)
-    switch(tmp_path, preset="subset", data="../some where: else")
+    switch(tmp_path, preset="subset", folder="../some where: else")
     after = (tmp_path / "params.yaml").read_text()
     changed = [line for line in after.splitlines() if line not in before.splitlines()]
-    assert [line.split("#")[0].strip() for line in changed] == ["preset: subset", 'data: "../some where: else"']
+    assert [line.split("#")[0].strip() for line in changed] == ["preset: subset", 'folder: "../some where: else"']
     assert all("#" in line for line in changed)
     assert load(root=tmp_path).data == tmp_path / "../some where: else"
 
@@ -172,4 +172,4 @@ def test_a_data_folder_that_is_not_there_is_said_before_any_work(tmp_path):
     command = [sys.executable, "-m", "qmvae.params", "--data", "/nowhere/at/all"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert "data: there is no folder /nowhere/at/all" in result.stderr
+    assert "folder: there is no /nowhere/at/all" in result.stderr

@@ -35,7 +35,7 @@ def write_params(folder: Path, **training) -> None:
     subset["overrides"] = {model: {} for model in subset["overrides"]}
     subset["judges"] |= {"epochs": 1, "strong_steps": 5}
     subset["evaluation"] |= {"conditions": 100, "probe_pairs": 100}
-    document |= {"preset": "tiny", "data": "data", "device": "cpu", "models": ["qmvae"], "presets": {"tiny": subset}}
+    document |= {"preset": "tiny", "folder": "data", "device": "cpu", "models": ["qmvae"], "presets": {"tiny": subset}}
     (folder / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
 
 

@@ -35,7 +35,7 @@ def read(params: Params, name: str) -> tuple[str, dict[str, np.ndarray]]:
             check_form(str(path), headers)
             return str(path), {key: _array(path, archive, key) for key in ARRAYS}
     except FileNotFoundError:
-        cure = "put it there, name its folder as `data` in params.yaml, or run `make repro PRESET=quick`"
+        cure = "put it there, name its folder as `folder` in params.yaml, or run `make repro PRESET=quick`"
         raise DataError(f"{path}: not there, expected an archive with {', '.join(ARRAYS)}; {cure}") from None
     except IsADirectoryError:
         raise DataError(f"{path}: found a folder, expected a .npz file; move it away and put the file there") from None
