@@ -48,6 +48,7 @@ ablations: $(VENV)/installed ## train Q-MVAE with one part of it changed at a ti
 BENCH := multivae==1.0.3 pythae==0.1.2 imageio==2.38.1 nltk==3.10.4 regex==2026.11.15 torchmetrics==1.9.0 lightning-utilities==0.15.3
 bench: $(VENV)/installed ## measure training and evaluation against MultiVae and the machine's peak, and how cost grows
 	$(VENV)/bin/pip install --quiet --no-deps --upgrade --target .bench $(BENCH)
+	$(VENV)/bin/python benchmarks/startup.py
 	PYTHONPATH=.bench $(VENV)/bin/python benchmarks/throughput.py
 	$(VENV)/bin/python benchmarks/scaling.py
 	$(VENV)/bin/python benchmarks/rehearsal.py
