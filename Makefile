@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 SWITCH := $(if $(PRESET),--preset "$(PRESET)") $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test check test-faults test-oldest bench lab notebooks ablations checkpoint lock clean
+.PHONY: help repro test check test-faults test-oldest bench lab site notebooks ablations checkpoint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -58,9 +58,14 @@ lab: $(VENV)/installed ## open the notebooks in JupyterLab
 	$(VENV)/bin/jupyter lab --notebook-dir=notebooks --LabApp.news_url=None --LabApp.extension_manager=readonly \
 	    --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
+# Built anew each time: the notebook on ablations comes from another pipeline, and DVC does not see it change.
+site: $(VENV)/installed ## run the pipeline, then turn README, notebooks and a playground into web pages: open reports/site/index.html
+	rm -rf reports/site
+	@$(VENV)/bin/python -m qmvae.repro $(SWITCH) site
+
 notebooks: $(VENV)/installed ## for maintainers: run the pipeline, then take the outputs of the executed notebooks (`quick`; 09 and 10: `subset`)
 	@$(VENV)/bin/python -m qmvae.repro --preset quick
-	cp reports/quick/notebooks/0[1-8]*.ipynb notebooks/
+	cp reports/quick/notebooks/0[1-8]*.ipynb reports/quick/notebooks/11*.ipynb notebooks/
 	cp reports/subset/notebooks/09*.ipynb reports/subset/notebooks/10*.ipynb notebooks/
 	$(VENV)/bin/dvc commit --quiet --force
 

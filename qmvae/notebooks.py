@@ -32,6 +32,7 @@ def clean(notebook: nbformat.NotebookNode) -> None:
         merged: list = []
         for output in cell.get("outputs", []):
             output.get("metadata", {}).clear()
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)  # it ends with its kernel
             stream = output.output_type == "stream"
             if stream and merged and merged[-1].output_type == "stream" and merged[-1].name == output.name:
                 merged[-1].text += output.text  # on a busy machine what is printed comes in more pieces

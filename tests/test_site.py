@@ -1,0 +1,370 @@
+"""The site: each page whole and without a network; in a browser, readable at any width, and its decoder is torch's."""
+
+import base64
+import copy
+import html.parser
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from tiny import ROOT, write_project
+
+from qmvae import checkpoint, data, playground, site
+from qmvae.files import FileError
+from qmvae.params import load
+
+WIDTHS = {"desktop": 1200, "phone": 390}
+
+README = r"""# A tiny project
+
+See [the story](notebooks/01_story.ipynb#the-end), [the terms](docs/terms.md), [the figures](reports/tiny/figures),
+[what is not there](lost.md), [a line of it](#a-wide-table), [the data](data.csv), and [a stranger](https://example.org/).
+
+![A grey square](square.png)
+
+<img src="square.png" alt="The same square, as HTML">
+
+## A wide table
+
+| $\mu \mid \sigma$ | a heading of some length | a heading of some length | another | a_word_that_cannot_be_broken |
+|---|---|---|---|---|
+| 1.0 ± 0.1 | 2.0 ± 0.1 | 3.0 ± 0.1 | 4.0 ± 0.1 | 5.0 ± 0.1 |
+
+```
+make something    # with a line of code that is far too long for a telephone, so that it must be scrolled by itself
+```
+"""
+
+EQUATIONS = r"""# 01 · The story
+
+Inline, $z = \mu + \sigma \odot \varepsilon$, costs $1 < 2$, and on a line of its own, numbered:
+
+$$\begin{aligned} L_{\mathrm{ELBO}(x,y)} =\; & E_{q(z|x,y)q(h_x|x)}[\ln p(x \mid z, h_x)]
++ E_{q(z|x,y)q(h_y|y)}[\ln p(y \mid z, h_y)] \\
+& - D_{\mathrm{KL}}[q(z \mid x, y) \,\|\, p(z)] - D_{\mathrm{KL}}[q(h_x \mid x) \,\|\, p(h_x)] \end{aligned} \tag{7}$$
+
+Back to [the README](../README.md).
+
+<details>
+<summary>A fold that begins here</summary>
+
+with *Markdown* in it
+"""
+
+
+def write_story(folder: Path) -> None:
+    """A notebook with every kind of cell and output."""
+    square = base64.b64encode(playground.png(np.full((9, 200, 3), 0.5))).decode()
+    alone = {"image/png": square, "text/plain": "<Figure size 1x1>"}
+    table = f"<table border='1'><tr>{''.join(f'<td>{10**k}</td>' for k in range(16))}</tr></table>"
+    outputs = [
+        new_output("stream", name="stdout", text="\x1b[31mred\x1b[0m <b> " + "a long line " * 20),
+        new_output("display_data", data=alone),
+        new_output("execute_result", data={"text/html": table, "text/plain": "1 10 100"}),
+        new_output("display_data", data={"text/markdown": "**bold** $h_x$", "text/plain": "bold"}),
+    ]
+    folded = {"jupyter": {"source_hidden": True}, "tags": ["solution"]}
+    cells = [
+        new_markdown_cell(EQUATIONS),
+        new_code_cell("print('a' * 3)  # " + "long " * 40, outputs=outputs, metadata={"alt": 'A bar, "grey"'}),
+        new_markdown_cell("</details>\n\n## The end"),
+        new_code_cell("1 + 1", outputs=[new_output("execute_result", data={"text/plain": "2"})], metadata=folded),
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=cells), folder / "01_story.ipynb")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project of other modalities than the paper's with an untrained model; its parameters."""
+    root = write_project(tmp_path_factory.mktemp("project"), seeds=[0])
+    text = (root / "params.yaml").read_text().replace("mnist", "pen").replace("svhn", "house")
+    (root / "params.yaml").write_text(text)
+    for old, new in (("mnist", "pen"), ("svhn", "house")):
+        (root / "data" / f"{old}.npz").rename(root / "data" / f"{new}.npz")
+    params = load(root=root)
+    dataset = data.make(params)
+    data.save(dataset, params)
+    torch.manual_seed(0)
+    nets = {name: modality.net for name, modality in params.modalities.items()}
+    model = checkpoint.build("qmvae", params.qmvae, dataset.shapes, nets)
+    with torch.no_grad():
+        for layer in model.decoders.parameters():
+            layer.mul_(3)  # far from grey
+    checkpoint.save(params.model_folder("qmvae", 0), model, "qmvae", nets, {})
+    write_story(params.reports / "notebooks")
+    (root / "notebooks").mkdir()
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# not run")]), root / "notebooks" / "01_story.ipynb")
+    (root / "docs").mkdir()
+    (root / "docs" / "terms.md").write_text(
+        "# Terms\n\n$q_\\phi(z \\mid x)$, in [the story](../notebooks/01_story.ipynb)"
+    )
+    (root / "data.csv").write_text("1,2")
+    (root / "square.png").write_bytes(playground.png(np.full((200, 200, 3), 0.5)))
+    (root / "README.md").write_text(README)
+    return params
+
+
+@pytest.fixture(scope="module")
+def built(project):
+    return site.build(project)
+
+
+class Page(html.parser.HTMLParser):
+    """What a page is made of: ids, links, images, other things it loads, equations."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.ids, self.links, self.images, self.loaded, self.equations = set(), [], [], [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.ids.add(found.get("id"))
+        self.equations += tag == "math"
+        if tag == "a" and "href" in found:
+            self.links.append(found["href"])
+        elif tag == "img":
+            self.images.append(found)
+        elif tag in ("script", "link", "iframe", "video", "source"):
+            self.loaded.append(found.get("src") or found.get("href"))
+
+
+def check(files: dict[str, bytes]) -> dict[str, Page]:
+    """Every address leads to something that is there, nothing comes from elsewhere, every image says what it is."""
+    pages = {name: Page(content.decode()) for name, content in files.items() if name.endswith(".html")}
+    for name, page in pages.items():
+        for address in page.links:
+            path, _, fragment = address.partition("#")
+            if not address.startswith("https://"):
+                assert (path or name) in files, f"{name}: {address}"
+                assert not fragment or fragment in pages[path or name].ids, f"{name}: {address}"
+        for image in page.images:
+            assert image["alt"].strip(), f"{name}: an image without alt text"
+        for address in [*page.loaded, *(image["src"] for image in page.images)]:
+            assert address.startswith("data:") or address in files, f"{name}: {address[:80]}"
+    return pages
+
+
+def test_links_images_and_equations_of_every_page(built):
+    pages = check(built)
+    assert list(pages) == ["index.html", "01_story.html", "docs-terms.html", "playground.html"]
+    assert [page.equations for page in pages.values()] == [1, 4, 1, 0]
+    assert set(pages["index.html"].links) >= {"01_story.html#the-end", "docs-terms.html", "files/data.csv"}
+    index = built["index.html"].decode()
+    assert "<a>the figures</a>" in re.sub("<a >", "<a>", index) and "lost.md" not in index  # text, no links
+    story = built["01_story.html"].decode()
+    assert "not run" not in story and "<details><summary>Solution</summary>" in story and "<span>(7)</span>" in story
+    assert 'alt="A bar, &quot;grey&quot;"' in story and "red &lt;b&gt;" in story and "\x1b" not in story
+    assert sum(map(len, built.values())) < 5e6
+
+
+def test_the_committed_readme_and_notebooks():
+    """Also that the small notebook above is not kinder than the real ones."""
+    found = site.Site(ROOT, ROOT / "reports" / "subset" / "notebooks")
+    stems = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert {f"{stem}.html" for stem in stems} | {"index.html"} <= set(found.bodies)
+    for name, body in found.bodies.items():
+        text = re.sub(r"<(pre|code)\b.*?</\1>", "", body, flags=re.DOTALL)
+        assert not re.search(r"\$\$|\\(begin|frac|mathrm|tag)", text), f"{name}: TeX is left"
+    assert Page(found.bodies["02_model.html"]).equations > 20
+    check(found.files | {name: body.encode() for name, body in found.bodies.items()})
+
+
+def test_the_same_bytes_twice_and_nothing_left_of_before(built, project, tmp_path):
+    assert site.build(project) == built
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "old.html").touch()
+    site.write(built, tmp_path / "site")
+    written = {
+        path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*") if path.is_file()
+    }
+    assert written == set(built)
+
+
+def test_the_repository_alone_is_copied(tmp_path):
+    (tmp_path / "secret.txt").write_text("secret")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (root / "README.md").write_text("# a\n\n[out](../secret.txt) [link](link.txt) [root](/etc/hostname)")
+    found = site.Site(root, root)
+    assert found.files == {} and "href" not in found.bodies["index.html"]
+
+
+@pytest.mark.parametrize("tex", [r"\nosuchthing{x}", r"\begin{aligned} a & b"])
+def test_an_equation_that_cannot_be_drawn_stops_the_build(tex, tmp_path):
+    (tmp_path / "README.md").write_text(f"# a\n\n${tex}$")
+    with pytest.raises(FileError, match=r"README\.md: cannot be made a page: the equation"):
+        site.Site(tmp_path, tmp_path)
+
+
+def test_a_missing_model_is_named(project):
+    with pytest.raises(FileError, match="model.json: not there"):
+        site.build(project.model_copy(update={"seeds": [7]}))
+
+
+def test_the_stage_depends_on_every_notebook_of_its_pipeline():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    outs = [
+        out for stage in stages.values() for each in stage.get("outs", []) for out in each if out.endswith(".ipynb")
+    ]
+    assert outs and set(outs) <= set(stages["site"]["deps"])
+
+
+# In a browser: `pip install playwright`, and Chromium, the system's own or that of `playwright install chromium`.
+
+
+@pytest.fixture(scope="module")
+def browser():
+    cure = (
+        "to see the pages in a browser: pip install playwright, then playwright install chromium (or have a Chromium)"
+    )
+    sync_api = pytest.importorskip("playwright.sync_api", reason=cure)
+    with sync_api.sync_playwright() as player:
+        path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        try:
+            chromium = player.chromium.launch(executable_path=path)
+        except sync_api.Error as error:
+            pytest.skip(f"{cure}; found: {str(error).splitlines()[0]}")
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def folder(built, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    site.write(built, folder)
+    return folder
+
+
+@pytest.fixture
+def visit(browser, folder):
+    """Open a page from its file; at the end no visit may have met an error or asked for anything that is not there."""
+    faults, contexts = [], []
+
+    def visit(name: str, width: int = 1200):
+        context = browser.new_context(viewport={"width": width, "height": 800})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("requestfailed", lambda request: faults.append(request.url))
+        page.on("request", lambda r: None if r.url.startswith((folder.as_uri(), "data:")) else faults.append(r.url))
+        page.goto((folder / name).as_uri())
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert not faults
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_every_page_shows_what_it_has_and_fits(visit, built, width):
+    for name in (name for name in built if name.endswith(".html")):
+        page = visit(name, width)
+        page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name}: wider than {width}"
+        sizes = page.evaluate(
+            "[...document.querySelectorAll('math, img, canvas, pre, table')].map((e) => e.getBoundingClientRect())"
+            ".map((box) => [box.width, box.height])"
+        )
+        assert len(sizes) >= built[name].count(b"<math") and all(min(size) >= 4 for size in sizes), name
+        assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)"), name
+
+
+def test_folds_open_and_close_over_cells(visit):
+    page = visit("01_story.html")
+    inside = page.locator("main img")  # of a code cell between the two that hold <details> and </details>
+    assert not inside.is_visible() and page.locator("#the-end").is_visible()
+    page.get_by_text("A fold that begins here").click()
+    assert inside.is_visible()
+    assert not page.get_by_text("1 + 1").is_visible()
+    page.get_by_text("Solution").click()
+    assert page.get_by_text("1 + 1").is_visible()
+
+
+def test_pages_lead_to_each_other(visit):
+    page = visit("index.html", 390)
+    page.get_by_text("All pages").click()
+    page.get_by_role("link", name="01 · The story").click()
+    assert page.url.endswith("01_story.html")
+    page.get_by_role("link", name="the README").click()
+    assert page.title() == "A tiny project"
+
+
+def test_the_decoder_in_the_page_is_torchs(visit, project):
+    """Within float32's rounding of torch with the same half-precision weights; near torch with its own weights."""
+    model = checkpoint.load(project.model_folder("qmvae", 0))
+    halved = copy.deepcopy(model).half().float()
+    page = visit("playground.html")
+    generator = torch.Generator().manual_seed(0)
+    z, h = torch.randn(8, model.sizes["shared"], generator=generator), model.private_prior(8, generator)
+    for name in model.shapes:
+        codes = [[name, *code] for code in zip(z.tolist(), h.tolist(), strict=True)]
+        found = page.evaluate("(codes) => codes.map((code) => Array.from(decode(...code)))", codes)
+        with torch.no_grad():
+            same, own = (each.decode(name, z, h).flatten(1).numpy() for each in (halved, model))
+        np.testing.assert_allclose(found, same, atol=1e-5)
+        np.testing.assert_allclose(found, own, atol=5e-3)
+        assert own.std() > 0.05  # images, not one grey
+
+
+def test_the_page_draws_what_cross_generate_does(visit, project):
+    model, dataset = checkpoint.load(project.model_folder("qmvae", 0)), data.load(project)
+    page = visit("playground.html")
+    page.locator("#images button").nth(5).click()
+    page.locator(".slider input").nth(2).fill("-1.5")
+    first, second = model.shapes
+    private = torch.zeros(1, model.sizes["private"])
+    private[0, 2] = -1.5
+    given = playground.examples(dataset, first)[0][5:6]
+    expected = 255 * model.cross_generate({first: given}, second, private=private)[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(pixels(page, "drawn"), expected, atol=1.5)
+    np.testing.assert_allclose(pixels(page, "given")[..., :1], 255 * given[0].permute(1, 2, 0), atol=0.5)
+
+
+def pixels(page, canvas: str) -> np.ndarray:
+    """What a canvas shows: (height, width, 3), 0..255."""
+    found = page.evaluate(
+        "(id) => { const c = document.getElementById(id);"
+        " const { data } = c.getContext('2d').getImageData(0, 0, c.width, c.height);"
+        " return [c.height, c.width, Array.from(data)]; }",
+        canvas,
+    )
+    return np.array(found[2]).reshape(found[0], found[1], 4)[..., :3]
+
+
+def test_sliders_buttons_and_directions(visit):
+    page = visit("playground.html", 390)
+    given, drawn = pixels(page, "given"), pixels(page, "drawn")
+    slider = page.locator(".slider input").first
+    slider.focus()
+    slider.press("End")
+    assert page.locator(".slider output").first.inner_text() == "3.0"
+    assert (pixels(page, "given") == given).all() and (pixels(page, "drawn") != drawn).any()
+    page.get_by_role("button", name="all 0").click()
+    assert (pixels(page, "drawn") == drawn).all()
+    page.get_by_role("button", name="draw from the prior").click()
+    assert (pixels(page, "drawn") != drawn).any()
+    page.locator("#styles button").nth(7).click()
+    style = pixels(page, "drawn")
+    page.locator("#images button").nth(9).click()
+    assert (pixels(page, "given") != given).any() and (pixels(page, "drawn") != style).any()
+    assert page.locator("#images button[aria-pressed=true]").count() == 1
+    page.locator("#way").select_option(index=1)
+    assert pixels(page, "given").shape == drawn.shape and page.locator("#drawn-title").inner_text() == "drawn: MNIST"
+
+
+def test_the_numbers_of_the_page_are_a_script_and_nothing_else(built):
+    text = built["playground-data.js"].decode()
+    assert text.startswith("const PLAYGROUND = {") and text.endswith("};\n")
+    assert json.loads(text.removeprefix("const PLAYGROUND = ").removesuffix(";\n"))["private"] == 10
