@@ -58,15 +58,15 @@ lab: $(VENV)/installed ## open the notebooks in JupyterLab
 	$(VENV)/bin/jupyter lab --notebook-dir=notebooks --LabApp.news_url=None --LabApp.extension_manager=readonly \
 	    --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
-# Built anew each time: the notebook on ablations comes from another pipeline, and DVC does not see it change.
+# Built anew each time, since DVC does not see the notebook on ablations change.
 site: $(VENV)/installed ## run the pipeline, then turn README, notebooks and a playground into web pages: open reports/site/index.html
 	rm -rf reports/site
-	@$(VENV)/bin/python -m qmvae.repro $(SWITCH) site
+	@$(VENV)/bin/python -m qmvae.repro $(SWITCH) site/dvc.yaml
 
-notebooks: $(VENV)/installed ## for maintainers: run the pipeline, then take the outputs of the executed notebooks (`quick`; 09 and 10: `subset`)
+notebooks: $(VENV)/installed ## for maintainers: run the pipeline, then take the outputs of the executed notebooks (`quick`; 09: `subset`)
 	@$(VENV)/bin/python -m qmvae.repro --preset quick
 	cp reports/quick/notebooks/0[1-8]*.ipynb reports/quick/notebooks/11*.ipynb notebooks/
-	cp reports/subset/notebooks/09*.ipynb reports/subset/notebooks/10*.ipynb notebooks/
+	cp reports/subset/notebooks/09*.ipynb notebooks/
 	$(VENV)/bin/dvc commit --quiet --force
 
 checkpoint: $(VENV)/installed ## for maintainers: publish the first trained Q-MVAE of `subset` as reports/subset/checkpoint

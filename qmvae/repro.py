@@ -30,7 +30,7 @@ def mend(root: Path) -> None:
         time.sleep(0.5)  # unless a `dvc` of another shell is writing it right now
         if not at_work(notes):
             notes.unlink(missing_ok=True)
-    for name in ("dvc.lock", "ablations/dvc.lock"):
+    for name in ("dvc.lock", "ablations/dvc.lock", "site/dvc.lock"):
         lock, copy = root / name, root / ".dvc" / "tmp" / f"{name.replace('/', '-')}.whole"
         if is_lock(lock):
             shutil.copyfile(lock, copy)
