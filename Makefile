@@ -70,6 +70,7 @@ notebooks: $(VENV)/installed ## for maintainers: run the pipeline, then take the
 	$(VENV)/bin/dvc commit --quiet --force
 
 checkpoint: $(VENV)/installed ## for maintainers: publish the first trained Q-MVAE of `subset` as reports/subset/checkpoint
+	mkdir -p reports/subset/checkpoint
 	cp artifacts/subset/models/qmvae/seed-0/model.safetensors artifacts/subset/models/qmvae/seed-0/model.json reports/subset/checkpoint/
 
 # What is pinned stays as long as pyproject.toml allows it; delete requirements.lock first to bring all of it up to date.
