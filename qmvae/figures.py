@@ -22,6 +22,7 @@ LINES += plt.cycler(linestyle=["-", "--", "-.", ":", (0, (6, 1)), (0, (3, 1, 1, 
 # Ten colours for digits, chosen by Petroff (2021) for colour-blind readers.
 DIGITS = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
 STYLE = {  # of every figure, and of what a notebook draws for itself; sizes as printed, at WIDTH or COLUMN
+    "figure.dpi": 140,  # on the screen
     "font.size": 7,
     "axes.titlesize": 8,
     "axes.labelsize": 7,
@@ -163,9 +164,10 @@ def shared_space(spaces: dict[str, pd.DataFrame]) -> Figure:
     markers = dict(zip(next(iter(spaces.values())).images.unique(), "o^sDvP", strict=False))
     for axis, letter, (title, frame) in zip(axes.flat, string.ascii_lowercase, spaces.items(), strict=False):
         last = axis is axes.flat[-1]
-        look = {"hue": "digit", "palette": DIGITS, "hue_order": range(10), "style": "images", "markers": markers}
-        look |= {"s": 10, "linewidth": 0, "alpha": 0.7, "legend": "full" if last else False}
-        sns.scatterplot(frame.sample(frac=1, random_state=0), x="1", y="2", ax=axis, **look)
+        colours = {"hue": "digit", "palette": DIGITS, "hue_order": range(10)}
+        shapes = {"style": "images", "markers": markers, "s": 10, "linewidth": 0, "alpha": 0.7}
+        shown = frame.sample(frac=1, random_state=0)  # in no order, so that no digit covers the others
+        sns.scatterplot(shown, x="1", y="2", ax=axis, legend="full" if last else False, **colours, **shapes)
         middles = frame.groupby("digit")[["1", "2"]].median() if last else frame[["1", "2"]][:0]
         for digit, middle in middles.iterrows():
             box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
