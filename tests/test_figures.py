@@ -1,0 +1,74 @@
+"""Figures: what each draws, and that the same figure is the same bytes."""
+
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from qmvae import figures
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    """No warning of text without room or without a glyph, and no figure that stays open."""
+    with warnings.catch_warnings(action="error"):
+        yield
+    plt.close("all")
+
+
+def test_curves_draw_every_column_and_mark_what_changes():
+    steps = np.arange(10, 101, 10)
+    log = {"step": steps, "a": steps * 2.0, "b": -steps, "c": steps + 1.0}
+    groups = {"first": ("nats", {"a": "$A$", "b": "$B$"}), "second": ("", {"c": "$C$"})}
+    figure = figures.curves(log, groups, {"one": 40, "another": 40, "third": 70}, columns=2)
+    left, right = figure.axes
+    assert [line.get_label() for line in left.lines[:2]] == ["$A$", "$B$"]
+    assert left.lines[0].get_ydata().tolist() == log["a"].tolist()
+    assert [line.get_xdata()[0] for line in right.lines[1:]] == [40, 70]
+    assert (left.get_title(), left.get_ylabel(), right.get_xlabel()) == ("(a) first", "nats", "step")
+    assert "from step 40 on: one, another; from step 70 on: third" in figure.get_supxlabel()
+    looks = {(line.get_color(), line.get_linestyle()) for line in left.lines[:2]}
+    assert len(looks) == 2 and len({dashes for _, dashes in looks}) == 2, "told apart by colour alone"
+
+
+def test_shared_space_writes_digits_where_they_are():
+    rng = np.random.default_rng(0)
+    digits = np.repeat(np.arange(10), 4)
+    frame = pd.DataFrame({"1": digits * 3.0, "2": rng.normal(size=40), "digit": digits, "images": ["m", "s"] * 20})
+    figure = figures.shared_space({"before": frame, "after": frame})
+    before, after = figure.axes
+    assert not before.texts and [text.get_text() for text in after.texts] == [str(d) for d in range(10)]
+    assert [text.get_position()[0] for text in after.texts] == [3.0 * d for d in range(10)]
+
+
+def test_traversals_put_rows_beside_their_meanings():
+    cells = np.random.default_rng(0).random((3, 5, 8, 8, 3))
+    meaning = pd.DataFrame({"KL, nats": [1.0, 0.01, 0.2], "slant": [0.9, 0.8, -0.04]})
+    figure = figures.traversals({"to there": cells}, {"to there": meaning}, ends=(-5, 5))
+    images, heat = figure.axes
+    assert images.get_ylim() == heat.get_ylim() == (2.5, -0.5)
+    top, bottom = images.get_position(), heat.get_position()
+    assert (top.y0, top.y1) == pytest.approx((bottom.y0, bottom.y1))
+    assert images.images[0].get_extent() == [-6.25, 6.25, 2.5, -0.5]  # five images, their middles from -5 to 5
+    assert heat.images[0].get_array().tolist() == [[0.9], [0.0], [-0.04]]  # a dimension that is off has no colour
+    assert [text.get_text() for text in heat.texts] == ["0.9", "0.8", "0.0", "1.00", "0.01", "0.20", "KL, nats"]
+
+
+def test_plane_writes_lengths_and_densities_set_off_the_last():
+    figure = figures.plane({"x": (0.0, 0.0), "y": (3.0, 4.0)}, [("x", "y")])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["5.000", "$x$", "$y$"]
+    grid = np.linspace(0, 1, 5)
+    lines = figures.densities({"q": grid, "product": grid**2}, grid, "$z$").axes[0].lines
+    assert lines[1].get_linewidth() > lines[0].get_linewidth()
+
+
+def test_the_same_figure_is_the_same_bytes_in_png_and_pdf(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        picture = figures.tile(figures.rgb(np.linspace(0, 1, 2 * 3 * 16).reshape(2, 3, 1, 4, 4), 4))
+        figures.save(figures.panels({"a": picture, "b": picture}, columns=2), tmp_path / folder, "figure")
+    for suffix in (".png", ".pdf"):
+        first, second = ((tmp_path / folder / f"figure{suffix}").read_bytes() for folder in ("one", "two"))
+        assert first == second
