@@ -108,9 +108,7 @@ def correlations(frame: pd.DataFrame) -> Figure:
     """A heat map of correlations, -1 to 1: a row a private dimension, a column a measure of style."""
     size = (1.3 * len(frame.columns) + 0.5, 0.25 * len(frame) + 1)
     figure, axis = plt.subplots(figsize=size, layout="constrained")
-    sns.heatmap(
-        frame, vmin=-1, vmax=1, cmap="vlag", annot=True, fmt=".1f", annot_kws={"size": 7}, ax=axis, cbar=False
-    )
+    sns.heatmap(frame, vmin=-1, vmax=1, cmap="vlag", annot=True, fmt=".1f", annot_kws={"size": 7}, ax=axis, cbar=False)
     axis.set_ylabel("private dimension", fontsize=8)
     axis.tick_params(labelsize=7)
     axis.tick_params("x", rotation=0)
