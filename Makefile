@@ -26,6 +26,7 @@ test: $(VENV)/installed ## install and run every check: the models of `quick` tr
 check: $(VENV)/installed ## lint, types, and notebooks that hold nothing of one machine (ruff, mypy)
 	$(VENV)/bin/pip install --quiet ruff==0.17.6 mypy==2.4.1
 	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check --quiet
 	$(VENV)/bin/mypy qmvae
 	$(VENV)/bin/python -m qmvae.notebooks --check
 

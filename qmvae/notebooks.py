@@ -16,6 +16,11 @@ import papermill
 from qmvae import files
 from qmvae.params import Params, ParamsError, find_root, load
 
+# absolute, and not the end of a relative path or of a web address
+PATH = re.compile(
+    r"(?<![\w.~/-])/(home|Users|root|tmp|private|var|opt|mnt|media|srv|scratch)/[^\s'\"]*|\b[A-Z]:\\[\w.]\S*"
+)
+
 
 def clean(notebook: nbformat.NotebookNode) -> None:
     """Keep what a reader sees, in place: no papermill or timing metadata, no parameters cell that papermill adds."""
@@ -89,9 +94,19 @@ def faults(path: Path) -> list[str]:
     for cell in notebook.cells:
         if any(output.output_type == "error" for output in cell.get("outputs", [])):
             found.append(f"cell {cell.id}: ended in an error; mend it and run it again")
-        if match := re.search(r"(/home|/Users|/root)/[^\s'\"]*|[A-Z]:\\\S*", str([cell.source, cell.get("outputs")])):
-            found.append(f"cell {cell.id}: {match[0][:60]} is a path of one machine; make it relative")
+        for match in map(PATH.search, texts(cell)):
+            if match:
+                found.append(f"cell {cell.id}: {match[0][:60]} is a path of one machine; make it relative")
     return [f"{path}: {fault}" for fault in found]
+
+
+def texts(cell: nbformat.NotebookNode) -> list[str]:
+    """What a person reads of a cell: its source, and its outputs but for pictures."""
+    found = [cell.source]
+    for output in cell.get("outputs", []):
+        found += [output.get("text", ""), *output.get("traceback", [])]
+        found += [data for kind, data in output.get("data", {}).items() if kind.startswith("text/")]
+    return found
 
 
 def check(root: Path) -> None:

@@ -32,7 +32,6 @@ class ParamsError(ValueError):
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-
     def changed(self, where: str, changes: dict[str, Any]):
         """This section with these keys set otherwise, checked again; in a mapping the keys that are not named stay.
 
@@ -269,9 +268,7 @@ class _File(Section):
                     f"{', '.join(sorted(known[0] | known[1]))}"
                 )
             parts = [{key: value for key, value in changes.items() if key in keys} for keys in known]
-            result[model] = tuple(
-                section.changed(where, part) for section, part in zip(sections, parts, strict=True)
-            )
+            result[model] = tuple(section.changed(where, part) for section, part in zip(sections, parts, strict=True))
             if not all(set(value) == set(self.modalities) for _, value in result[model][0] if isinstance(value, dict)):
                 raise ValueError(f"{where}: expected one entry for each modality, {sorted(self.modalities)}")
         return result

@@ -199,7 +199,8 @@ def metrics():
         "cross": {"mnist_to_svhn": number | {"mean": 0.951}, "svhn_to_mnist": number | {"mean": 0.642}},
         "cross_strong": {"mnist_to_svhn": number | {"mean": 0.94}, "svhn_to_mnist": number},
         "linear": {"mnist": number | {"mean": 0.98}, "svhn": number | {"mean": 0.81}, "both": number | {"mean": 0.99}},
-        "steps": 10000, "batch_size": 128,
+        "steps": 10000,
+        "batch_size": 128,
         "codes": {"shared": 20, "private": 10},
     }
     return {

@@ -109,14 +109,25 @@ def test_the_check_names_what_does_not_belong_into_git(tmp_path):
     whole = nbformat.read(path, as_version=4)
     notebooks.clean(whole)
     nbformat.write(whole, path)
-    notebooks.check(tmp_path)
     error = nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])
-    text = nbformat.v4.new_output("stream", name="stdout", text="read /home/somebody/data")
+    path_in_text = nbformat.v4.new_output("stream", name="stdout", text="read /home/somebody/data")
+    path_in_value = nbformat.v4.new_output("execute_result", data={"text/plain": "PosixPath('/tmp/pytest-0/data')"})
+    path_in_warning = nbformat.v4.new_output("stream", name="stderr", text="C:\\Users\\somebody\\x.py:3: UserWarning")
+    harmless = nbformat.v4.new_output(  # a colon before a new line, a relative path, an address, a picture's letters
+        "display_data",
+        data={"text/plain": "MNIST:\n../data/tmp/x https://example.org/home/x", "image/png": "aaaa+/tmp/aaaa"},
+    )
+    whole.cells[1].outputs = [harmless]
+    nbformat.write(whole, path)
+    notebooks.check(tmp_path)
     for spoil, message in (
         (lambda notebook: notebook.metadata.update(papermill={}), "metadata of one machine or run"),
         (lambda notebook: notebook.cells[1].metadata.update(collapsed=True), "metadata of one machine or run"),
         (lambda notebook: notebook.cells[1].outputs.append(error), "cell c0: ended in an error"),
-        (lambda notebook: notebook.cells[1].outputs.append(text), "/home/somebody/data is a path of one machine"),
+        (lambda notebook: notebook.cells[1].outputs.append(path_in_text), "/home/somebody/data is a path of one"),
+        (lambda notebook: notebook.cells[1].outputs.append(path_in_value), "/tmp/pytest-0/data is a path of one"),
+        (lambda notebook: notebook.cells[1].outputs.append(path_in_warning), r"C:\\Users\\somebody\\x.py:3: is a path"),
+        (lambda notebook: notebook.cells[1].update(source="open('/mnt/disk/x')"), "/mnt/disk/x is a path of one"),
     ):
         spoiled = nbformat.read(path, as_version=4)
         spoil(spoiled)

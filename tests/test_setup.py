@@ -41,6 +41,13 @@ def test_each_notebook_has_its_stage_and_each_stage_its_notebook():
             assert f"notebooks/{stage['cmd'].split()[-1]}.ipynb" in stage["deps"]
 
 
+def test_hooks_and_make_check_run_the_same_ruff():
+    found = [
+        re.findall(r"\bruff==([\d.]+)", (ROOT / name).read_text()) for name in ("Makefile", ".pre-commit-config.yaml")
+    ]
+    assert all(found) and len({version for versions in found for version in versions}) == 1
+
+
 def test_dvc_does_not_call_home():
     config = (ROOT / ".dvc" / "config").read_text()
     assert "analytics = false" in config and "check_update = false" in config
