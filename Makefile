@@ -17,11 +17,12 @@ repro: $(VENV)/installed ## install and run the pipeline: images, training, tabl
 	@$(VENV)/bin/python -m qmvae.repro $(SWITCH)
 
 # The stages that make what the notebooks read; the notebooks themselves are run by nbval, which compares their outputs.
+# Two files of tests at once; threads that wait give way, else they slow each other down several times.
 test: $(VENV)/installed ## install and run every check: the models of `quick` trained, unit tests, notebooks compared (nbval)
 	@[ "$(PRESET)" = quick ] || { [ -z "$(PRESET)" ] && grep -qE '^preset: +quick( |$$)' params.yaml; } || { \
 	    echo "make test: the notebooks are compared with the preset quick, but another is asked for: make test PRESET=quick"; exit 1; }
 	@$(VENV)/bin/python -m qmvae.repro $(SWITCH) metrics
-	$(VENV)/bin/python -m pytest --nbval
+	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest --nbval -n 2 --dist loadfile
 
 check: $(VENV)/installed ## lint, types, and notebooks that hold nothing of one machine (ruff, mypy)
 	$(VENV)/bin/pip install --quiet ruff==0.17.6 mypy==2.4.1
