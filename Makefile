@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 SWITCH := $(if $(PRESET),--preset "$(PRESET)") $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test check test-faults test-oldest bench lab site notebooks ablations checkpoint lock clean
+.PHONY: help repro test check test-faults test-oldest bench speedrun lab site notebooks ablations checkpoint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -43,7 +43,7 @@ test-oldest: $(VENV)/installed ## for maintainers: unit tests with the lowest ve
 	$(VENV)/bin/uv pip install --quiet --python .venv-oldest --no-deps --no-build-isolation -e .
 	.venv-oldest/bin/python -m pytest tests
 
-ablations: $(VENV)/installed ## train Q-MVAE with one part of it changed at a time (ablations/dvc.yaml): some hours on 2 cores for `subset`
+ablations: $(VENV)/installed ## train Q-MVAE with one part changed at a time, and with three modalities (ablations/dvc.yaml): hours on 2 cores for `subset`
 	@$(VENV)/bin/python -m qmvae.repro $(SWITCH) ablations/dvc.yaml
 
 # MultiVae and what it imports that we don't go into a folder of their own; it needs a quiet machine.
@@ -54,6 +54,9 @@ bench: $(VENV)/installed ## measure training and evaluation against MultiVae and
 	PYTHONPATH=.bench $(VENV)/bin/python benchmarks/throughput.py
 	$(VENV)/bin/python benchmarks/scaling.py
 	$(VENV)/bin/python benchmarks/rehearsal.py
+
+speedrun: $(VENV)/installed ## how many core-minutes to which accuracy; after `make repro PRESET=subset DATA=...`, which leaves images and judges
+	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/speedrun.py
 
 # No news, no look for updates, no catalogue of extensions: nothing is asked of the network.
 lab: $(VENV)/installed ## open the notebooks in JupyterLab

@@ -3,6 +3,7 @@
 import string
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,10 +19,11 @@ WIDTH, COLUMN = 7.0, 3.4  # inches: a page's text width, and one of its two colu
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; each line has its own dashes too, for black and white.
 LINES = plt.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000"])
-LINES += plt.cycler(linestyle=["-", "--", "-.", ":", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1))])
+DASHES: list[Any] = ["-", "--", "-.", ":", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1))]
+LINES += plt.cycler(linestyle=DASHES)
 # Ten colours for digits, chosen by Petroff (2021) for colour-blind readers.
 DIGITS = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
-STYLE = {  # of every figure, and of what a notebook draws for itself; sizes as printed, at WIDTH or COLUMN
+STYLE: dict[Any, Any] = {  # of every figure and of what notebooks draw themselves; sizes as printed, at WIDTH or COLUMN
     "figure.dpi": 140,  # on the screen
     "font.size": 7,
     "axes.titlesize": 8,
@@ -128,7 +130,7 @@ def densities(curves: dict[str, np.ndarray], grid: np.ndarray, x: str) -> Figure
     """Densities over one grid, the last one set off in black. x: what the grid is."""
     figure, axis = plt.subplots(figsize=(COLUMN, 1.8), layout="constrained")
     for i, (title, values) in enumerate(curves.items()):
-        look = {"linewidth": 2, "color": "0.1", "linestyle": "-"} if i == len(curves) - 1 else {}
+        look: dict[str, Any] = {"linewidth": 2, "color": "0.1", "linestyle": "-"} if i == len(curves) - 1 else {}
         axis.plot(grid, values, label=title, **look)
     axis.set(xlabel=x, ylabel="density", ylim=(0, None))
     axis.legend(handlelength=3)
