@@ -285,6 +285,12 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# 1e-05, as DVC writes a number that `dvc exp run -S` sets: a float in YAML 1.2, text in the YAML 1.1 that PyYAML reads
+_UniqueKeys.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
 def find_root(start: Path | None = None) -> Path:
     """The folder of params.yaml: `start` (the working directory) or the nearest one above it. Raises ParamsError."""
     start = (start or Path.cwd()).resolve()
@@ -339,8 +345,6 @@ def _explain(path: Path, error: ValidationError) -> str:
         text = {"extra_forbidden": "unknown key; remove it or mend its spelling", "missing": "missing; add it"}.get(
             fault["type"], fault["msg"].removeprefix("Value error, ")
         )
-        if isinstance(fault["input"], str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", fault["input"]):
-            text += "; YAML reads this as text, write it with a point, like 1.0e-3"
         lines.append(f"  {where + ': ' if where else ''}{text}{found}")
     return f"{path} cannot be used:\n" + "\n".join(dict.fromkeys(lines))
 
