@@ -167,7 +167,7 @@ def shared_space(spaces: dict[str, pd.DataFrame]) -> Figure:
     for axis, letter, (title, frame) in zip(axes.flat, string.ascii_lowercase, spaces.items(), strict=False):
         last = axis is axes.flat[-1]
         colours = {"hue": "digit", "palette": DIGITS, "hue_order": range(10)}
-        shapes = {"style": "images", "markers": markers, "s": 10, "linewidth": 0, "alpha": 0.7}
+        shapes = {"style": "images", "markers": markers, "s": 16, "linewidth": 0, "alpha": 0.7}
         shown = frame.sample(frac=1, random_state=0)  # in no order, so that no digit covers the others
         sns.scatterplot(shown, x="1", y="2", ax=axis, legend="full" if last else False, **colours, **shapes)
         middles = frame.groupby("digit")[["1", "2"]].median() if last else frame[["1", "2"]][:0]
