@@ -68,10 +68,10 @@ site: $(VENV)/installed ## run the pipeline, then turn README, notebooks and a p
 	rm -rf reports/site
 	@$(VENV)/bin/python -m qmvae.repro $(SWITCH) site/dvc.yaml
 
-notebooks: $(VENV)/installed ## for maintainers: run the pipeline, then take the outputs of the executed notebooks (`quick`; 09: `subset`)
+notebooks: $(VENV)/installed ## for maintainers: run the pipeline, then take the outputs of the executed notebooks (`quick`; 09 and 10: `subset`)
 	@$(VENV)/bin/python -m qmvae.repro --preset quick
 	cp reports/quick/notebooks/0[1-8]*.ipynb reports/quick/notebooks/11*.ipynb notebooks/
-	cp reports/subset/notebooks/09*.ipynb notebooks/
+	cp reports/subset/notebooks/09*.ipynb reports/subset/notebooks/10*.ipynb notebooks/
 	$(VENV)/bin/dvc commit --quiet --force
 
 checkpoint: $(VENV)/installed ## for maintainers: publish the first trained Q-MVAE of `subset` as reports/subset/checkpoint

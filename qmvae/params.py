@@ -63,6 +63,7 @@ class Images(Section):
 
 class Pairs(Section):
     multiplier: Annotated[int, Field(gt=0, le=1000)]
+    redraw: bool
     seed: Seed
 
 
@@ -79,6 +80,7 @@ class Training(Section):
     steps: Count
     batch_size: BatchSize
     lr: Positive
+    precision: Literal["float32", "bfloat16"]  # of the networks; weights, codes and losses stay float32
     cooldown: Fraction  # of training, at its end, in which the learning rate falls to 0 in a straight line
     checkpoint_every: Count
     log_every: Count

@@ -93,7 +93,8 @@ def train(params: Params, name: str, seed: int, dataset: data.Dataset, folder: P
     for step in bar:
         optimizer.param_groups[0]["lr"] = settings.lr * remaining(step / settings.steps, settings.cooldown)
         images, labels = dataset.train.batch(deck.deal(step))
-        terms = model.loss(images, labels, progress=step / settings.steps)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            terms = model.loss(images, labels, progress=step / settings.steps)
         optimizer.zero_grad()
         terms["loss"].backward()
         optimizer.step()

@@ -55,6 +55,16 @@ def test_each_image_up_to_the_poorest_modality_is_paired_equally_often(modalitie
         assert (of_modality[column] == labels[0][pairs[:, 0].long()]).all()
 
 
+def test_a_redraw_shows_all_images_of_the_richer_modality():
+    labels = [shuffled_labels([90] + [20] * 9), shuffled_labels([30] + [20] * 9, seed=1)]
+    pairs = data.pair(labels, 30, generator(), redraw=True)
+    assert len(pairs) == 30 * (30 + 9 * 20)  # as many as without
+    assert set(pairs[:, 0].tolist()) == set(range(len(labels[0])))
+    for of_a_round in pairs[: 30 * 30].split(30):  # the zeros: 30 of 90 beside all 30
+        assert all(len(column.unique()) == 30 for column in of_a_round.T)
+    assert (labels[0][pairs[:, 0].long()] == labels[1][pairs[:, 1].long()]).all()
+
+
 def test_a_class_gives_at_most_ten_thousand_images():
     labels = [shuffled_labels([10_500] + [1] * 9), shuffled_labels([10_200] + [1] * 9)]
     assert len(data.pair(labels, 1, generator())) == 10_009

@@ -78,6 +78,20 @@ def test_training_lowers_the_loss_and_leaves_a_model_for_each_seed(project):
     assert any(not torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.parametrize("name", checkpoint.MODELS)
+def test_bfloat16_follows_float32_and_its_weights_stay_float32(project, name):
+    rows, run = {}, params.load()
+    dataset = data.load(run)
+    for precision in ("float32", "bfloat16"):
+        run.training[name] = run.training[name].model_copy(update={"precision": precision})
+        folder = project / precision
+        training.train(run, name, 0, dataset, folder, precision)
+        rows[precision] = [float(row["loss"]) for row in csv.DictReader(open(folder / "log.csv"))]
+    assert rows["bfloat16"] != rows["float32"], "the precision changed nothing"
+    assert rows["bfloat16"] == pytest.approx(rows["float32"], rel=0.05)
+    assert {t.dtype for t in files.load_tensors(folder / "model.safetensors")[0].values()} == {torch.float32}
+
+
 def test_a_run_broken_off_anywhere_goes_on_to_the_same_bytes(project, monkeypatch):
     run = params.load()
     training.run(run, "qmvae")

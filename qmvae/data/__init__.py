@@ -65,11 +65,14 @@ class Dataset:
         return " + ".join(f"{title} {counts[n][0]:,}/{counts[n][1]:,}" for n, title in self.titles.items())
 
 
-def pair(labels: Iterable[Tensor] | Mapping[str, Tensor], multiplier: int, generator: torch.Generator) -> Tensor:
+def pair(
+    labels: Iterable[Tensor] | Mapping[str, Tensor], multiplier: int, generator: torch.Generator, redraw: bool = False
+) -> Tensor:
     """Pair images of one class by Shi et al.'s rule, from their labels alone (section 4.1; see the README on 20 or 30).
 
     labels: for each modality, (N,) classes 0..9. Of each class, every modality gives its first n images, n = what the
-    poorest one has, 10,000 at most; `multiplier` times they are shuffled and laid side by side.
+    poorest one has, 10,000 at most; `multiplier` times they are shuffled and laid side by side. With `redraw` each of
+    these rounds draws its n images anew from all of the class, so that a modality with many more images shows them all.
     Returns int32 (P, M), P = multiplier * the sum of n, class after class.
     """
     labels = list(labels.values() if isinstance(labels, Mapping) else labels)
@@ -77,8 +80,9 @@ def pair(labels: Iterable[Tensor] | Mapping[str, Tensor], multiplier: int, gener
     for digit in range(10):
         members = [torch.nonzero(of_modality == digit).squeeze(1) for of_modality in labels]
         n = min(MOST_OF_A_CLASS, *map(len, members))
+        kept = members if redraw else [m[:n] for m in members]
         for _ in range(multiplier):
-            shuffled = [m[torch.randperm(n, generator=generator)] for m in members]
+            shuffled = [m[torch.randperm(len(m), generator=generator)[:n]] for m in kept]
             rounds.append(torch.stack(shuffled, dim=1).int())
     return torch.cat(rounds)
 
@@ -104,7 +108,7 @@ def make(params: Params) -> Dataset:
     for part in ("train", "test"):
         images = {name: _channels_first(arrays[f"{part}_images"]) for name, (_, arrays) in found.items()}
         labels = {name: torch.tensor(arrays[f"{part}_labels"].astype(np.int64)) for name, (_, arrays) in found.items()}
-        splits.append(Split(images, labels, pair(labels, params.pairs.multiplier, generator)))
+        splits.append(Split(images, labels, pair(labels, params.pairs.multiplier, generator, params.pairs.redraw)))
     train, test = splits
     return Dataset(train, test, {name: params.images.titles[name] for name in params.modalities})
 
