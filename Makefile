@@ -22,6 +22,7 @@ test: $(VENV)/installed ## install and run every check: the models of `quick` tr
 	@[ "$(PRESET)" = quick ] || { [ -z "$(PRESET)" ] && grep -qE '^preset: +quick( |$$)' params.yaml; } || { \
 	    echo "make test: the notebooks are compared with the preset quick, but another is asked for: make test PRESET=quick"; exit 1; }
 	@$(VENV)/bin/python -m qmvae.repro $(SWITCH) metrics
+	$(VENV)/bin/pip install --quiet playwright==1.65.2  # looks at the web pages in a Chromium, where there is one
 	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest --nbval -n 2 --dist loadfile
 
 check: $(VENV)/installed ## lint, types, and notebooks that hold nothing of one machine (ruff, mypy)
@@ -33,7 +34,7 @@ check: $(VENV)/installed ## lint, types, and notebooks that hold nothing of one 
 
 # QMVAE_FAULTS_SEED=<number> chooses other random moments.
 test-faults: $(VENV)/installed ## install and inject every fault of the README's table: kills, Ctrl-C, full disks, ... (about 40 minutes)
-	$(VENV)/bin/python -m pytest -m faults tests
+	$(VENV)/bin/python -m pytest -m "faults or not faults" tests
 
 # Other Pythons with the pins of the lock: make test VENV=.venv-3.13 PYTHON=python3.13
 test-oldest: $(VENV)/installed ## for maintainers: unit tests with the lowest versions that pyproject.toml allows (torch 2.11)

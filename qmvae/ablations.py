@@ -55,7 +55,7 @@ def collect(params: Params) -> None:
     about["changes"] = params.ablations.changes
     files.save_json(params.reports / "ablations.json", about | {"ablations": numbers})
     panels, titles = {}, params.images.titles
-    for name, title in (("printed_objective", "Eq. 20 as printed"), ("as_it_is", "private KL weighted")):
+    for name, title in (("printed_objective", "Eq. 20 as printed"), ("as_it_is", "KL terms weighted")):
         pictures, _ = files.load_tensors(folder / f"{name}.safetensors")
         for a, b in permutations(params.modalities, 2):
             given, drawn = (pictures[f"{a}_to_{b}.{part}"].numpy() / 255 for part in ("given", "drawn"))

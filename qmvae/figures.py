@@ -126,6 +126,28 @@ def curves(
     return figure
 
 
+def changes(table: pd.DataFrame, band: float, x: str) -> Figure:
+    """What each row changes, a marker a column; nearer to zero than `band`, shaded, it may be chance. x: the unit.
+
+    Linear up to twice the band and logarithmic beyond, so that a few large changes do not hide the others.
+    """
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.2 * len(table) + 0.7), layout="constrained")
+    axis.axvspan(-band, band, color="0.93", zorder=0)
+    axis.axvline(0, color="0.6", linewidth=0.6, linestyle="-", zorder=0)
+    for (name, column), marker in zip(table.items(), "osD^v<>", strict=False):
+        axis.plot(column, range(len(table)), marker=marker, markersize=4, linestyle="", label=name)
+    axis.set_yticks(range(len(table)), table.index)
+    axis.set_xscale("symlog", linthresh=2 * band)
+    ticks = [t for t in (-50, -20, -10, -5, -2, 0, 2, 5, 10) if axis.get_xlim()[0] <= t <= axis.get_xlim()[1]]
+    axis.set_xticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
+    axis.minorticks_off()
+    axis.set_xlabel(x)
+    axis.grid(axis="y", color="0.9", linewidth=0.5)
+    axis.invert_yaxis()
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(table.columns))
+    return figure
+
+
 def densities(curves: dict[str, np.ndarray], grid: np.ndarray, x: str) -> Figure:
     """Densities over one grid, the last one set off in black. x: what the grid is."""
     figure, axis = plt.subplots(figsize=(COLUMN, 1.8), layout="constrained")

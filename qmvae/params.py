@@ -80,7 +80,7 @@ class Training(Section):
     steps: Count
     batch_size: BatchSize
     lr: Positive
-    precision: Literal["float32", "bfloat16"]  # of the networks; weights, codes and losses stay float32
+    precision: Literal["float32", "bfloat16"]  # of the networks; weights and losses are float32
     cooldown: Fraction  # of training, at its end, in which the learning rate falls to 0 in a straight line
     checkpoint_every: Count
     log_every: Count
@@ -380,7 +380,7 @@ def plan(preset: str | None = None, data: str | None = None) -> None:
     try:
         switch(find_root(), **{key: value for key, value in (("preset", preset), ("folder", data)) if value})
         params = load()
-        if not params.data.is_dir():
+        if not os.path.isdir(params.data):  # which says no to a name that no folder can have; Path's raises
             raise ParamsError(
                 f"{params.root / 'params.yaml'}: folder: there is no {params.data}; name the folder that holds the "
                 "image files (data/README.md says which), or `folder: data`, which is always there"

@@ -49,7 +49,9 @@ def with_handwriting(dataset: data.Dataset, params: Params) -> data.Dataset:
     for part, split in (("train", dataset.train), ("test", dataset.test)):
         images = split.images | {THIRD: torch.tensor(arrays[f"{part}_images"])[:, None]}
         labels = split.labels | {THIRD: torch.tensor(arrays[f"{part}_labels"])}
-        splits[part] = data.Split(images, labels, data.pair(labels, params.pairs.multiplier, generator, params.pairs.redraw))
+        splits[part] = data.Split(
+            images, labels, data.pair(labels, params.pairs.multiplier, generator, params.pairs.redraw)
+        )
     return data.Dataset(**splits, titles=params.images.titles)
 
 

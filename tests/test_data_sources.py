@@ -6,6 +6,8 @@ import io
 import os
 import re
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from urllib.error import URLError
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+import yaml
 from tiny import ROOT, write_project
 from torchvision.datasets import MNIST, SVHN
 
@@ -71,7 +74,7 @@ BAD_ARRAYS = {
     "label 10": (dict(train_labels=LABELS + 1), "train_labels: found labels 1 to 10, expected 0..9"),
     "label -1": (dict(test_labels=np.arange(40) % 10 - 1), "test_labels: found labels -1 to 8, expected 0..9"),
     "huge label": (dict(train_labels=LABELS.astype(np.uint64) + 2**63), "train_labels: found labels 9223.*, expected"),
-    "class gone": (dict(train_labels=LABELS % 9), "train_labels: found no image of class 9, expected every class that"),
+    "class gone": (dict(train_labels=LABELS % 9), "train_labels: found no image of class 9, expected some of each"),
     "test class gone": (dict(test_labels=np.arange(40) % 8), "test_labels: found no image of class 8, 9, expected"),
     "other size": (dict(test_images=images(40, 24, 24)), r"test_images: found images of \(24, 24\), expected \(16, 16"),
     "other channels": (dict(test_images=images(40, 16, 16, 3)), "test_images: found images of .*, expected"),
@@ -87,12 +90,18 @@ def test_a_bad_array_is_refused_by_name(project, fault):
     assert str(project / "data" / "mnist.npz") in str(error.value) and "\n" not in str(error.value)
 
 
-def test_one_class_alone_is_refused(project):
-    for name in ("mnist", "svhn"):
+def relabel(project, *names):
+    """No image of these modalities shows a 9 any more, in training or in the test."""
+    for name in names:
         path = project / "data" / f"{name}.npz"
         with np.load(path) as old:
-            np.savez(path, **{k: np.full(len(v), 4) if k.endswith("labels") else v for k, v in old.items()})
-    with pytest.raises(data.DataError, match="train_labels: found class 4 only"):
+            np.savez(path, **{k: v % 9 if k.endswith("labels") else v for k, v in old.items()})
+
+
+@pytest.mark.parametrize("names", [("svhn",), ("mnist", "svhn")])
+def test_a_class_that_one_modality_or_all_lack_is_named(project, names):
+    relabel(project, *names)
+    with pytest.raises(data.DataError, match=f"{names[0]}.npz: train_labels: found no image of class 9, expected some"):
         make(project)
 
 
@@ -203,6 +212,10 @@ SPOILT = {name: lambda project, f=fault: rewrite(project, **f[0]) for name, faul
 SPOILT |= {name: lambda project, f=fault: put(project, "test_images", f[0]) for name, fault in HOSTILE.items()}
 for broken in ("missing", "folder", "cut short", "empty", "a bare array"):
     SPOILT[f"file {broken}"] = lambda project, how=broken: break_file(project / "data" / "mnist.npz", how)
+SPOILT |= {
+    "class in one modality": lambda project: relabel(project, "svhn"),
+    "class nowhere": lambda project: relabel(project, "mnist", "svhn"),
+}
 SPOILT |= {"nan everywhere": nans, "sides that conv cannot halve": odd_sides}
 SPOILT |= {
     "labels for images": lambda project: rewrite(project, train_images=LABELS),
@@ -371,6 +384,18 @@ def test_without_network_the_message_says_what_belongs_where(tmp_path, published
     for name in published:
         assert str(tmp_path / "data" / name) in message
     assert "no route to host" in message and "make repro PRESET=quick" in message
+
+
+def test_the_command_without_network_ends_in_a_message_and_leaves_nothing(tmp_path):
+    document = yaml.safe_load((write_project(tmp_path) / "params.yaml").read_text())
+    document["presets"]["tiny"]["images"]["source"] = "torchvision"
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
+    before = sorted(filter(Path.is_file, tmp_path.rglob("*")))
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    command, environment = [sys.executable, "-m", "qmvae.data"], os.environ | nowhere | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 1 and "download failed" in run.stderr and "make repro PRESET=quick" in run.stderr
+    assert "Traceback" not in run.stderr and sorted(filter(Path.is_file, tmp_path.rglob("*"))) == before
 
 
 @pytest.mark.parametrize("name", ["MNIST/raw/train-labels-idx1-ubyte", "test_32x32.mat"])

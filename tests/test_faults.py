@@ -129,18 +129,23 @@ def undisturbed(tmp_path_factory):
     return folder, result, time.monotonic() - began
 
 
-MOMENTS = [random.Random(SEED * 1000 + i).random() for i in range(KILLS)]
+AIMED = ["data", "train", "evaluate", "table1"]  # one of each kind of stage, at a random moment of it
+MOMENTS = [random.Random(SEED * 1000 + i).uniform(0, 0.95) for i in range(KILLS - len(AIMED))]  # of the whole run
 
 
-@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: f"{moment:.4f}")
+@pytest.mark.parametrize("moment", [*AIMED, *MOMENTS], ids=lambda m: m if isinstance(m, str) else f"{m:.4f}")
 def test_killed_at_a_random_moment(undisturbed, moment):
     folder, expected, seconds = undisturbed
     forget(folder)
     process = start(folder)
-    time.sleep(moment * seconds)
+    if isinstance(moment, str):
+        wait_for(process, folder, moment)
+        time.sleep(random.Random(f"{SEED} {moment}").random())
+    else:
+        time.sleep(moment * seconds)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    print(f"KILLED at {moment:.2f} of the run, in {stage_at_work(said(folder).read_text())}")
+    assert process.wait() == -signal.SIGKILL, "the run was over before the kill"
+    print(f"KILLED at {moment} of the run, in {stage_at_work(said(folder).read_text())}")
     whole(folder)
     assert finish(folder) == expected
 
@@ -292,9 +297,16 @@ def with_images(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("threads", ["1", "2"])
-def test_twice_the_same_bytes(with_images, threads):
+def test_twice_the_same_bytes(with_images, threads, precision):
+    path = with_images / "params.yaml"
+    before = path.read_text()
+    document = yaml.safe_load(before)
+    document["presets"]["tiny"]["training"]["precision"] = precision
+    path.write_text(yaml.safe_dump(document))
     first, again = (train(with_images, OMP_NUM_THREADS=threads) for _ in range(2))
+    path.write_text(before)
     assert first == again
 
 

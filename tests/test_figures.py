@@ -56,6 +56,18 @@ def test_traversals_put_rows_beside_their_meanings():
     assert [text.get_text() for text in heat.texts] == ["0.9", "0.8", "0.0", "1.00", "0.01", "0.20", "KL, nats"]
 
 
+def test_changes_puts_each_row_at_its_change():
+    table = pd.DataFrame({"up": [0.5, -40.0], "down": [-3.0, 8.0]}, index=["a", "b"])
+    axis = figures.changes(table, band=2.0, x="points").axes[0]
+    zero, *columns = axis.lines
+    assert [(line.get_xdata().tolist(), list(line.get_ydata())) for line in columns] == [
+        ([0.5, -40.0], [0, 1]),
+        ([-3.0, 8.0], [0, 1]),
+    ]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["a", "b"] and axis.yaxis_inverted()
+    assert {"-20", "0", "+5"} <= {text.get_text() for text in axis.get_xticklabels()}
+
+
 def test_plane_writes_lengths_and_densities_set_off_the_last():
     figure = figures.plane({"x": (0.0, 0.0), "y": (3.0, 4.0)}, [("x", "y")])
     assert [text.get_text() for text in figure.axes[0].texts] == ["5.000", "$x$", "$y$"]

@@ -3,12 +3,16 @@
 import contextlib
 import os
 import resource
+import signal
+import subprocess
+import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny import ROOT
 
 from qmvae import figures, files, tables, training
 
@@ -82,6 +86,21 @@ def test_a_device_that_is_full_is_a_clear_error(tmp_path):
     (tmp_path / ".report.json.partial").symlink_to("/dev/full")  # where the file is written before it takes its place
     with pytest.raises(files.FileError, match="report.json: cannot be written: No space left on device"):
         files.save_json(tmp_path / "report.json", [1])
+
+
+def test_a_kill_amid_a_write_keeps_the_file_that_was_there(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    files.save_tensors(path, {"a": torch.zeros(9)})
+    code = """if True:
+        import os, pathlib, signal, sys, torch
+        from qmvae import files
+        files.os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)  # all is written, but not yet in its place
+        files.save_tensors(pathlib.Path(sys.argv[1]), {"a": torch.ones(9)})"""
+    killed = subprocess.run([sys.executable, "-c", code, str(path)], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert killed.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == 2  # it had begun
+    assert files.load_tensors(path)[0]["a"].tolist() == [0] * 9
+    files.save_tensors(path, {"a": torch.ones(9)})  # what the kill left is in nobody's way
+    assert files.load_tensors(path)[0]["a"].tolist() == [1] * 9 and list(tmp_path.iterdir()) == [path]
 
 
 def test_tensors_come_back_as_they_went(tmp_path):

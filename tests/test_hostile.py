@@ -11,10 +11,11 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from test_data_sources import Bomb, paper, published  # noqa: F401  (a fixture)
+from test_data_sources import Bomb, lay, paper, published  # noqa: F401  (a fixture)
 from tiny import ROOT, write_project
 
-from qmvae import checkpoint, data, files, judges, notebooks, params, training
+from qmvae import checkpoint, data, evaluation, files, judges, notebooks, params, repro, training
+from qmvae.data import official
 
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
 LOADERS = {"torch.load", "np.load", "numpy.load", "pd.read_pickle", "yaml.unsafe_load", "yaml.full_load"}
@@ -66,6 +67,7 @@ DOORS = {  # every file that the package reads, and what reads it
     f"{TINY}/models/qmvae/seed-0/model.safetensors": lambda path, run: checkpoint.load(path.parent),
     f"{TINY}/models/qmvae/seed-0/model.json": lambda path, run: checkpoint.load(path.parent),
     f"{TINY}/judges/mnist-judge.safetensors": as_judge,
+    f"{TINY}/evaluation/qmvae.json": lambda path, run: evaluation.collect(run),
     "reports/tiny/metrics.json": lambda path, run: files.load_json(path),
     "params.yaml": lambda path, run: params.load(root=run.root),
     "notebooks/story.ipynb": lambda path, run: notebooks.execute(run, "story"),
@@ -105,8 +107,22 @@ def test_an_old_torchvision_folder_with_pickles_is_not_opened(tmp_path, publishe
     assert not (tmp_path / "went_off").exists()
 
 
+@pytest.mark.parametrize("modality", ["mnist", "svhn"])
+def test_a_pickle_bomb_in_the_place_of_published_files_is_not_opened(tmp_path, published, modality):  # noqa: F811
+    lay(tmp_path / "data", dict.fromkeys(published, pickle.dumps(Bomb(tmp_path / "went_off"))))
+    with pytest.raises(data.DataError):
+        official.read(paper(tmp_path), modality)
+    assert not (tmp_path / "went_off").exists()
+
+
+def test_a_pickle_bomb_is_no_dvc_lock(tmp_path):
+    (tmp_path / "dvc.lock").write_bytes(pickle.dumps(Bomb(tmp_path / "went_off")))
+    assert not repro.is_lock(tmp_path / "dvc.lock") and not (tmp_path / "went_off").exists()
+
+
 @pytest.mark.parametrize("name", ["../../evil.npy", "/evil-of-qmvae.npy", "train_images.npy/../../../evil.npy"])
-def test_entries_that_point_out_of_an_archive_stay_in_it(project, name):
+def test_entries_that_point_out_of_an_archive_stay_in_it(project, name, monkeypatch):
+    monkeypatch.chdir(project)
     path = project / "data" / "mnist.npz"
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(name, b"evil")

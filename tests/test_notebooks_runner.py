@@ -104,6 +104,15 @@ def test_committed_notebooks_are_executed_and_clean(path):
     assert nbformat.writes(committed) == before, "saved from JupyterLab? run `make repro`, then `make notebooks`"
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_cell_fits_on_a_screen_and_each_picture_is_described(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= 30, cell.id
+            pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+            assert not pictures or cell.metadata.get("alt"), f"{cell.id}: say under `alt` what the picture shows"
+
+
 def test_the_check_names_what_does_not_belong_into_git(tmp_path):
     write_notebook(tmp_path, "1 + 1")
     path = tmp_path / "notebooks" / "story.ipynb"

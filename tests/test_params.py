@@ -49,6 +49,9 @@ FAULTS = {
     "a truth value for a number": (lambda d: d["qmvae"].update(beta=True), "qmvae.beta"),
     "negative margin": (lambda d: d["qmvae"].update(alpha1=-2.0), "qmvae.alpha1.*greater than or equal to 0.*-2.0"),
     "zero steps": (lambda d: d["presets"]["paper"]["training"].update(steps=0), "presets.paper.training.steps"),
+    "no shared code": (lambda d: d["qmvae"].update(shared=0), "qmvae.shared.*greater than 0.*found 0"),
+    "a private code too large": (lambda d: d["qmvae"].update(private=5000), "qmvae.private.*than or equal to 4096"),
+    "a batch of one": (lambda d: d["presets"]["quick"]["training"].update(batch_size=1), "batch_size.*found 1"),
     "infinite weight": (lambda d: d["qmvae"].update(beta=float("inf")), "qmvae.beta.*finite"),
     "NaN": (lambda d: d["qmvae"].update(kl_shared=float("nan")), "qmvae.kl_shared"),
     "unknown model": (lambda d: d.update(models=["qmvae", "gan"]), "models.1.*'qmvae'.*'gan'"),
@@ -175,5 +178,5 @@ def test_a_data_folder_that_is_not_there_is_said_before_any_work(tmp_path):
 def test_a_number_as_dvc_writes_it_is_a_number(tmp_path, written):
     """`dvc exp run -S presets.quick.training.lr=0.00001` leaves `lr: 1e-05`, which YAML 1.1 takes for text."""
     text = (ROOT / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(text.replace("lr: 0.001, cooldown", f"lr: {written}, cooldown"))
+    (tmp_path / "params.yaml").write_text(text.replace("lr: 0.001, precision", f"lr: {written}, precision"))
     assert load("quick", tmp_path).training["qmvae"].lr == 1e-5

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from tiny import write_params, write_project
+from tiny import ROOT, write_params, write_project
 
 from qmvae import checkpoint, data, files, params, training
 from qmvae.training import Deck, Log, TrainingError
@@ -92,7 +92,9 @@ def test_bfloat16_follows_float32_and_its_weights_stay_float32(project, name):
     assert {t.dtype for t in files.load_tensors(folder / "model.safetensors")[0].values()} == {torch.float32}
 
 
-def test_a_run_broken_off_anywhere_goes_on_to_the_same_bytes(project, monkeypatch):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_broken_off_anywhere_goes_on_to_the_same_bytes(project, monkeypatch, precision):
+    write_params(project, precision=precision)
     run = params.load()
     training.run(run, "qmvae")
     undisturbed = outcome(run.artifacts / "models")
@@ -213,3 +215,13 @@ def test_folders_that_are_no_model(tmp_path, damage, message):
     damage(tmp_path)
     with pytest.raises(files.FileError, match=message):
         checkpoint.load(tmp_path)
+
+
+def test_the_command_says_that_there_is_no_gpu(project):
+    path = project / "params.yaml"
+    path.write_text(path.read_text().replace("device: cpu", "device: cuda"))
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "qmvae.training", "qmvae"]
+    run = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    assert run.returncode == 1 and "params.yaml: device: cuda, but torch sees no GPU here" in run.stderr
+    assert "Traceback" not in run.stderr

@@ -30,7 +30,8 @@ def write_params(folder: Path, **training) -> None:
     document = yaml.safe_load((ROOT / "params.yaml").read_text())
     subset = copy.deepcopy(document["presets"]["subset"])
     subset["training"] = dict(
-        seeds=[0, 1], steps=30, batch_size=16, lr=0.001, precision="float32", cooldown=0.5, checkpoint_every=10, log_every=5
+        seeds=[0, 1], steps=30, batch_size=16, lr=0.001, precision="float32", cooldown=0.5, checkpoint_every=10,
+        log_every=5,
     ) | training  # fmt: skip
     subset["overrides"] = {model: {} for model in subset["overrides"]}
     subset["judges"] |= {"epochs": 1, "strong_steps": 5}
