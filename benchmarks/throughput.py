@@ -1,4 +1,5 @@
-"""Pairs trained on a second: our four models, MultiVae's MVAE, and the share of the machine's peak that each reaches.
+"""Pairs trained on a second: our four models in both precisions, MultiVae's MVAE in float32, which is what it has on a
+CPU, and the share of the machine's peak that each reaches.
 
 `make bench` installs MultiVae (the library that one would take instead) beside the environment and runs this. All
 contenders take turns within one run, on one device, with the same networks, batches and random images; each time is
@@ -23,6 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from qmvae import checkpoint, data, evaluation, files, judges, params, training
 
 SHORT = 5  # steps of the run that is subtracted
+PRECISIONS = ("float32", "bfloat16")
+THEIRS = "MultiVae's MVAE"
 Training = Callable[[int], object]  # trains for so many steps
 
 
@@ -39,11 +42,11 @@ def random_images(modalities: list[str], rows: int, device: torch.device) -> dat
     return data.Dataset(split, split, titles={m: m for m in modalities})
 
 
-def trainer(run: params.Params, name: str, dataset: data.Dataset, batch_size: int) -> Training:
-    """Our training loop as it is, checkpoints left out."""
+def trainer(run: params.Params, name: str, dataset: data.Dataset, batch_size: int, **settings) -> Training:
+    """Our training loop as it is, checkpoints left out. settings: of `training`, in place of the preset's."""
 
     def train(steps: int) -> None:
-        changes = {"steps": steps, "batch_size": batch_size, "checkpoint_every": 10**9}
+        changes = {"steps": steps, "batch_size": batch_size, "checkpoint_every": 10**9} | settings
         run.training[name] = run.training[name].model_copy(update=changes)
         with tempfile.TemporaryDirectory() as folder:
             training.train(run, name, 0, dataset, Path(folder), "")
@@ -132,9 +135,9 @@ def describe(device: torch.device) -> str:
     return f"{name}, torch {torch.__version__}"
 
 
-def peak(device: torch.device, size: int = 2048) -> float:
-    """What a float32 matrix product reaches, in GFLOP/s: the best of ten."""
-    a, b = torch.randn(2, size, size, device=device)
+def peak(device: torch.device, precision: str, size: int = 2048) -> float:
+    """What a matrix product reaches in this precision, in GFLOP/s: the best of ten."""
+    a, b = torch.randn(2, size, size, device=device).to(getattr(torch, precision))
     return 2 * size**3 / min(seconds(lambda: a @ b, device) for _ in range(10)) / 1e9
 
 
@@ -163,28 +166,32 @@ def main() -> None:
     def judged() -> None:
         evaluation.cross_generation(models["qmvae"].eval(), *panel, dataset.test, source, target, rows, 0)
 
-    contenders = {name: trainer(run, name, dataset, batch_size) for name in run.models}
-    contenders["MultiVae's MVAE"] = multivae(run, dataset, batch_size)
+    entries = {f"{name}, {p}": (name, p) for name in run.models for p in PRECISIONS}
+    contenders = {title: trainer(run, name, dataset, batch_size, precision=p) for title, (name, p) in entries.items()}
+    contenders[THEIRS] = multivae(run, dataset, batch_size)
     found = []  # a row a round
     for _ in range(arguments.rounds):
-        row = {"peak": peak(device), "judged": len(rows) / seconds(judged, device)}
-        for name, train in contenders.items():
-            row[name] = arguments.steps * batch_size / training_seconds(train, arguments.steps, device)
+        row = {p: peak(device, p) for p in PRECISIONS} | {"judged": len(rows) / seconds(judged, device)}
+        for title, train in contenders.items():
+            row[title] = arguments.steps * batch_size / training_seconds(train, arguments.steps, device)
         found.append(row)
     rounds = pd.DataFrame(found)
     rate = rounds.median()
 
     table = pd.DataFrame({"pairs/s": rate[list(contenders)].round().astype(int)})
-    work = pd.Series({name: flops(model, dataset, batch_size) for name, model in models.items()})
+    work = pd.Series({title: flops(models[name], dataset, batch_size) for title, (name, _) in entries.items()})
+    peaks = pd.Series({title: rounds[p].max() for title, (_, p) in entries.items()})
     table["MFLOP a pair"] = (work / 1e6).round(1)
-    table["of the peak"] = (work * rate / rounds.peak.max() / 1e9).map("{:.0%}".format, na_action="ignore")
-    ratios = rounds[list(contenders)].div(rounds["MultiVae's MVAE"], axis=0).median()
-    table["against MultiVae's MVAE"] = ratios.map("{:.2f} x".format)
+    table["of the peak"] = (work * rate / peaks / 1e9).map("{:.0%}".format, na_action="ignore")
+    ratios = rounds[list(contenders)].div(rounds[THEIRS], axis=0).median()
+    table[f"against {THEIRS}"] = ratios.map("{:.2f} x".format)
+    reached = " and ".join(f"{rounds[p].max():,.0f} GFLOP/s in {p}" for p in PRECISIONS)
+    fastest = max(entries, key=lambda title: rate[title] if entries[title][0] == "qmvae" else 0.0)
     text = (
-        f"{describe(device)}, float32, batches of {batch_size}; a matrix product reaches "
-        f"{rounds.peak.max():,.0f} GFLOP/s; medians of {len(rounds)} rounds.\n\n{table.fillna('').to_markdown()}\n\n"
+        f"{describe(device)}, batches of {batch_size}; a matrix product reaches {reached}; medians of {len(rounds)} "
+        f"rounds.\n\n{table.fillna('').to_markdown()}\n\n"
         f"Q-MVAE's cross-generation, generated and read by both judges: {rate.judged:,.0f} conditions/s, "
-        f"{(rounds.judged / rounds.qmvae).median():.1f} times the pairs/s of its training.\n"
+        f"{(rounds.judged / rounds[fastest]).median():.1f} times the pairs/s of its training ({entries[fastest][1]}).\n"
     )
     print(text)
     files.save_text(run.root / "reports" / "bench" / f"throughput-{device.type}.md", text)

@@ -53,7 +53,7 @@ def below(graph: dict[str, list[str]], here: str) -> set[str]:
 
 def draw(graph: dict[str, list[str]], filled: set[str]) -> plt.Figure:
     """Arrows point down and go around the rooms. An import that one further down implies is left out."""
-    figure, axes = plt.subplots(figsize=(9, 7.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(12, 7.5), layout="constrained")
     rooms = {here: Vertex(here) for here in graph}
     for vertex in rooms.values():
         vertex.view = VertexViewer(w=110, h=34)
@@ -74,8 +74,9 @@ def draw(graph: dict[str, list[str]], filled: set[str]) -> plt.Figure:
         x, y = vertex.view.xy
         box = {"boxstyle": "round,pad=0.45", "fc": "#fbd9a0" if here in filled else "white", "ec": "0.3"}
         boxes[here] = axes.text(x, -y, here, ha="center", va="center", fontsize=11, bbox=box, zorder=2)
-    xs, ys = zip(*(vertex.view.xy for vertex in rooms.values()), strict=True)
-    axes.set(xlim=(min(xs) - 60, max(xs) + 60), ylim=(-max(ys) - 25, -min(ys) + 25))
+    ways = [point for arrow in arrows for point in arrow.view._pts]  # they go around the outermost rooms, too
+    xs, ys = zip(*(vertex.view.xy for vertex in rooms.values()), *ways, strict=True)
+    axes.set(xlim=(min(xs) - 80, max(xs) + 80), ylim=(-max(ys) - 25, -min(ys) + 25))
     axes.set_axis_off()
     figure.canvas.draw()  # so that boxes have the sizes at which arrows end
     for arrow in arrows:

@@ -183,7 +183,7 @@ def shared_space(spaces: dict[str, pd.DataFrame]) -> Figure:
 
     In the last panel each digit also stands where its codes have their middle, for whoever cannot tell the colours.
     """
-    size = (WIDTH, 0.5 * WIDTH)
+    size = (WIDTH, WIDTH / len(spaces))
     figure, axes = plt.subplots(1, len(spaces), figsize=size, squeeze=False, layout="constrained")
     markers = dict(zip(next(iter(spaces.values())).images.unique(), "o^sDvP", strict=False))
     for axis, letter, (title, frame) in zip(axes.flat, string.ascii_lowercase, spaces.items(), strict=False):

@@ -1,6 +1,7 @@
 """The site: each page whole and without a network; in a browser, readable at any width, and its decoder is torch's."""
 
 import base64
+import contextlib
 import copy
 import html.parser
 import json
@@ -244,8 +245,8 @@ def folder(built, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def visit(browser, folder):
+@contextlib.contextmanager
+def visits(browser, folder):
     """Open a page from its file; at the end no visit may have met an error or asked for anything that is not there."""
     faults, contexts = [], []
 
@@ -266,8 +267,13 @@ def visit(browser, folder):
     assert not faults
 
 
-@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-def test_every_page_shows_what_it_has_and_fits(visit, built, width):
+@pytest.fixture
+def visit(browser, folder):
+    with visits(browser, folder) as visit:
+        yield visit
+
+
+def shows_what_it_has_and_fits(visit, built, width):
     for name in (name for name in built if name.endswith(".html")):
         page = visit(name, width)
         page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true; })")
@@ -278,6 +284,25 @@ def test_every_page_shows_what_it_has_and_fits(visit, built, width):
         )
         assert len(sizes) >= built[name].count(b"<math") and all(min(size) >= 4 for size in sizes), name
         assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)"), name
+        page.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_every_page_shows_what_it_has_and_fits(visit, built, width):
+    shows_what_it_has_and_fits(visit, built, width)
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_every_page_of_this_project_does(browser, tmp_path, width):
+    run = load("quick", ROOT)
+    if not run.model_folder("qmvae", run.seeds[0]).is_dir():
+        pytest.skip("the playground needs a trained model: make test or make repro")
+    built = site.build(run)
+    assert {"index.html", "playground.html", "10_ablations.html", "docs-glossary.html"} <= set(built)
+    assert sum(len(built[f"playground{part}"]) for part in (".html", ".js", "-data.js")) < 5 * 2**20
+    site.write(built, tmp_path)
+    with visits(browser, tmp_path) as visit:
+        shows_what_it_has_and_fits(visit, built, width)
 
 
 def test_folds_open_and_close_over_cells(visit):
