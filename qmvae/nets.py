@@ -78,7 +78,7 @@ class GaussianEncoder(nn.Module):
         self.net = NETS[net][0](shape, 2 * size)
 
     def forward(self, images: Tensor) -> Gaussian:
-        return Gaussian(*self.net(images).float().chunk(2, dim=1))  # float32 whatever the network computes in
+        return Gaussian(*self.net(images).to(images.dtype).chunk(2, dim=1))  # also where the network is in bfloat16
 
 
 def decoder(net: str, size: int, shape: Shape) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""The quadruplet metric loss (Eq. 19) and the choice of its negatives (section 3.3)."""
+"""The quadruplet metric loss (Eq. 19) and the choice of its negatives (section 3.4)."""
 
 from typing import NamedTuple
 

@@ -57,7 +57,7 @@ class LaplaceEncoder(GaussianEncoder):
     """q(z|x): the same network, its second output read as Shi et al. do, scale = softmax over the dimensions x D."""
 
     def forward(self, images: Tensor) -> Laplace:  # type: ignore[override]
-        mean, logits = self.net(images).float().chunk(2, dim=1)
+        mean, logits = self.net(images).to(images.dtype).chunk(2, dim=1)
         return Laplace(mean, logits.softmax(dim=1) * logits.shape[1] + 1e-6)
 
 

@@ -57,7 +57,7 @@ class QMVAE(MultimodalVAE):
         """Eq. 19 averaged over the batch and summed over the pairs of modalities; rows without a negative count as 0.
 
         means: the posterior means (N, shared) of each modality. The negatives are random up to the fraction `start` of
-        training and screened by the model as it stands from there on (section 3.3).
+        training and screened by the model as it stands from there on (section 3.4).
         """
         config = self.config
         policy = config.negatives.policy if progress >= config.negatives.start else "random"
