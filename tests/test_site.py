@@ -292,16 +292,23 @@ def test_every_page_shows_what_it_has_and_fits(visit, built, width):
     shows_what_it_has_and_fits(visit, built, width)
 
 
-@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
-def test_every_page_of_this_project_does(browser, tmp_path, width):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The site of this project, built and written once: its files, and their folder."""
     run = load("quick", ROOT)
     if not run.model_folder("qmvae", run.seeds[0]).is_dir():
         pytest.skip("the playground needs a trained model: make test or make repro")
-    built = site.build(run)
+    built, folder = site.build(run), tmp_path_factory.mktemp("whole")
+    site.write(built, folder)
+    return built, folder
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_every_page_of_this_project_does(browser, whole, width):
+    built, folder = whole
     assert {"index.html", "playground.html", "10_ablations.html", "docs-glossary.html"} <= set(built)
     assert sum(len(built[f"playground{part}"]) for part in (".html", ".js", "-data.js")) < 5 * 2**20
-    site.write(built, tmp_path)
-    with visits(browser, tmp_path) as visit:
+    with visits(browser, folder) as visit:
         shows_what_it_has_and_fits(visit, built, width)
 
 
