@@ -5,11 +5,13 @@ training pairs and all 300,000 test pairs as conditions; some steps of each mode
 """
 
 import argparse
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -42,6 +44,16 @@ def noise(multiplier: int) -> data.Dataset:
     return data.Dataset(*splits, titles={"mnist": "noise", "svhn": "noise"})
 
 
+def write(root: Path) -> str:
+    """Make the images of the rehearsal in `root`, and say what they are."""
+    run = params.load("paper", root)
+    dataset = noise(run.pairs.multiplier)
+    data.save(dataset, run)
+    size = sum(x.nbytes for split in (dataset.train, dataset.test) for x in split.images.values()) / 2**20
+    counts = f"{len(dataset.train.pairs):,} training pairs, {len(dataset.test.pairs):,} test pairs"
+    return f"{counts}; the images are {size:,.0f} MiB of uint8"
+
+
 def measured(root: Path, *arguments: str) -> tuple[float, float]:
     """Run `python -m ...` in `root`: seconds, and the most memory that it held, in MiB. Its output goes to stderr."""
     start = time.perf_counter()
@@ -69,20 +81,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
-        dataset = noise(run.pairs.multiplier)
-        data.save(dataset, params.load("paper", root))
-        counts = f"{len(dataset.train.pairs):,} training pairs, {len(dataset.test.pairs):,} test pairs"
-        images = sum(x.nbytes for split in (dataset.train, dataset.test) for x in split.images.values()) / 2**20
-        del dataset
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # Linux counts a parent's memory
+            images = pool.submit(write, root).result()
+        whole = 0.0  # seconds of training, all seeds and steps of the preset
         stages = [("qmvae.judges",), *((f"qmvae.{verb}", m) for m in models for verb in ("training", "evaluation"))]
         for stage in stages:
             spent, memory = measured(root, *stage)
+            if stage[0] == "qmvae.training":
+                whole += spent / arguments.steps * run.training[stage[1]].steps * len(run.seeds)
             lines.append(f"| {' '.join(stage)} | {spent:.0f} | {memory:,.0f} |")
             print(lines[-1], flush=True)
     device = training.device_of(run)
     steps = f"{arguments.steps} steps of {run.training['qmvae'].batch_size}, judges trained for one epoch"
-    text = f"{describe(device)}; {counts}; {steps}; the images are {images:,.0f} MiB of uint8\n\n"
-    files.save_text(run.root / "reports" / "bench" / f"rehearsal-{device.type}.md", text + "\n".join(lines) + "\n")
+    text = f"{describe(device)}; {images}; {steps}\n\n"
+    text += "\n".join(lines) + "\n\n"
+    text += f"At this pace the models train for {whole / 3600:,.0f} hours with all steps and seeds of the preset.\n"
+    files.save_text(run.root / "reports" / "bench" / f"rehearsal-{device.type}.md", text)
 
 
 if __name__ == "__main__":

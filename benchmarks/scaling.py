@@ -1,21 +1,28 @@
-"""How the time of a training step grows with the batch, the modalities and the images, on a log plot.
+"""How the time of a training step grows with the batch, the modalities, the images and the seeds, on a log plot.
+
+Seeds are trained at the same time, each in a process of its own, which share the threads; the time is that of a step of
+all of them.
 
 `make bench` runs this after throughput.py, whose way of timing it shares. Writes scaling-<device>.csv, .png and .pdf.
 """
 
 import argparse
+import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+import torch
 from throughput import random_images, trainer, training_seconds
 
-from qmvae import figures, files, params, training
+from qmvae import data, figures, files, params, tables, training
 from qmvae.params import Params
 
-AXES = {"batch": [16, 32, 64, 128, 256, 512, 1024], "modalities": [2, 3, 4, 6], "images": [1_000, 10_000, 60_000]}
-USUAL = {"batch": 128, "modalities": 2, "images": 10_000}
+AXES = {"batch": [16, 32, 64, 128, 256, 512, 1024], "modalities": [2, 3, 4, 6], "images": [1_000, 10_000, 60_000], "seeds": [1, 2, 3, 5]}
+USUAL = {"batch": 128, "modalities": 2, "images": 10_000, "seeds": 1}
 
 
 def with_modalities(run: Params, name: str, count: int) -> Params:
@@ -30,15 +37,43 @@ def with_modalities(run: Params, name: str, count: int) -> Params:
     return run.model_copy(update={name: section.model_copy(update=changes), "modalities": modalities})
 
 
-def measurements(run: Params, name: str, steps: int, device) -> Iterator[dict]:
+def milliseconds(name: str, at: dict, steps: int, threads: int) -> float:
+    """What a step of the model takes, with the batch, modalities and images of `at`, in this process."""
+    torch.set_num_threads(threads)
+    data.keep_memory()
+    run = with_modalities(params.load("subset"), name, at["modalities"])
+    device = training.device_of(run)
+    dataset = random_images(list(run.modalities), at["images"], device)
+    return 1000 * training_seconds(trainer(run, name, dataset, at["batch"]), steps, device) / steps
+
+
+def measurements(name: str, steps: int) -> Iterator[dict]:
     for axis, values in AXES.items():
         for value in values:
             at = USUAL | {axis: value}
-            here = with_modalities(run, name, at["modalities"])
-            dataset = random_images(list(here.modalities), at["images"], device)
-            train = trainer(here, name, dataset, at["batch"])
-            spent = training_seconds(train, steps, device)
-            yield {"model": name, "axis": axis, "value": value, "milliseconds a step": 1000 * spent / steps}
+            seeds = at["seeds"]
+            with ProcessPoolExecutor(seeds, multiprocessing.get_context("spawn")) as pool:
+                for count in (1, steps):  # the first time, all processes start
+                    task = (milliseconds, name, at, count, max(1, torch.get_num_threads() // seeds))
+                    found = [future.result() for future in [pool.submit(*task) for _ in range(seeds)]]
+            yield {"model": name, "axis": axis, "value": value, "milliseconds a step": sum(found) / seeds}
+
+
+def draw(frame: pd.DataFrame, folder: Path, name: str) -> None:
+    frame = frame.replace({"model": tables.MODELS})
+    with sns.axes_style("ticks"), sns.color_palette("colorblind"):
+        figure, panels = plt.subplots(1, len(AXES), figsize=(figures.WIDTH, 2.6), layout="constrained", sharey=True)
+        for panel, (axis, values) in zip(panels, AXES.items(), strict=True):
+            part = frame[frame.axis == axis]
+            sns.lineplot(part, x="value", y="milliseconds a step", hue="model", style="model", markers=True, ax=panel)
+            panel.set(xscale="log", yscale="log", xlabel=axis)
+            ticks = values[::3] if len(values) > 4 else values
+            panel.set_xticks(ticks, [f"{value:,}" for value in ticks])
+            panel.set_xticks([], minor=True)
+            panel.get_legend().remove()
+        panels[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        sns.despine(figure)
+    figures.save(figure, folder, name)
 
 
 def main() -> None:
@@ -47,20 +82,10 @@ def main() -> None:
     arguments = parser.parse_args()
     run = params.load("subset")
     device = training.device_of(run)
-    frame = pd.DataFrame(row for name in run.models for row in measurements(run, name, arguments.steps, device))
+    frame = pd.DataFrame(row for name in run.models for row in measurements(name, arguments.steps))
     folder = run.root / "reports" / "bench"
     files.save_text(folder / f"scaling-{device.type}.csv", frame.to_csv(index=False, float_format="%.2f"))
-
-    with sns.axes_style("ticks"), sns.color_palette("colorblind"):
-        figure, panels = plt.subplots(1, len(AXES), figsize=(figures.WIDTH, 2.6), layout="constrained", sharey=True)
-        for panel, axis in zip(panels, AXES, strict=True):
-            part = frame[frame.axis == axis]
-            sns.lineplot(part, x="value", y="milliseconds a step", hue="model", style="model", markers=True, ax=panel)
-            panel.set(xscale="log", yscale="log", xlabel=axis)
-            panel.get_legend().remove()
-        panels[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-        sns.despine(figure)
-    figures.save(figure, folder, f"scaling-{device.type}")
+    draw(frame, folder, f"scaling-{device.type}")
 
 
 if __name__ == "__main__":

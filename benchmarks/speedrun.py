@@ -3,7 +3,7 @@ its own cooldown, and after some steps of the paper's own protocol (constant lea
 
 Needs the images and judges: `make repro PRESET=subset DATA=...` first. CPU time of all threads is counted,
 not time on the clock, so that other work on the machine does not count; on a GPU it is the clock. Writes
-reports/bench/speedrun-<device>.csv after each run, goes on where it was stopped, and prints the table.
+reports/bench/speedrun-<device>.csv after each run, goes on where it was stopped, and in the end the table as .md.
 """
 
 import argparse
@@ -67,7 +67,9 @@ def main() -> None:
             rows.append(measure(run, protocol, settings, examiner))
             files.save_text(path, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
             print(rows[-1], flush=True)
-    print(pd.DataFrame(rows).sort_values(["protocol", "steps"]).to_markdown(index=False, floatfmt=".4g"))
+    text = pd.DataFrame(rows).sort_values(["protocol", "minutes"]).to_markdown(index=False, floatfmt=".3g") + "\n"
+    print(text)
+    files.save_text(path.with_suffix(".md"), text)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 CPU, and the share of the machine's peak that each reaches.
 
 `make bench` installs MultiVae (the library that one would take instead) beside the environment and runs this. All
-contenders take turns within one run, on one device, with the same networks, batches and random images; each time is
-the difference between a long and a short training run, so that neither start nor end counts. Only the ratios mean
+contenders take turns within one run, on one device, with the same networks, batches, random images and settings of the
+memory allocator (`data.keep_memory`, which speeds MultiVae up as well); each time is the difference between a long and a short training run, so that neither start nor end counts. Only the ratios mean
 anything on another machine.
 """
 
@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from qmvae import checkpoint, data, evaluation, files, judges, params, training
+from qmvae import checkpoint, data, evaluation, files, judges, params, tables, training
 
 SHORT = 5  # steps of the run that is subtracted
 PRECISIONS = ("float32", "bfloat16")
@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: %(default)s)")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
+    data.keep_memory()
     run = params.load("subset")
     device, batch_size = training.device_of(run), 128
     dataset = random_images(list(run.modalities), (SHORT + arguments.steps) * batch_size, device)
@@ -166,7 +167,7 @@ def main() -> None:
     def judged() -> None:
         evaluation.cross_generation(models["qmvae"].eval(), *panel, dataset.test, source, target, rows, 0)
 
-    entries = {f"{name}, {p}": (name, p) for name in run.models for p in PRECISIONS}
+    entries = {f"{tables.MODELS[name]}, {p}": (name, p) for name in run.models for p in PRECISIONS}
     contenders = {title: trainer(run, name, dataset, batch_size, precision=p) for title, (name, p) in entries.items()}
     contenders[THEIRS] = multivae(run, dataset, batch_size)
     found = []  # a row a round

@@ -3,6 +3,7 @@
 QMVAE_FAULTS_SEED=<number> chooses other random moments than the usual ones; what failed once fails again with its seed.
 """
 
+import contextlib
 import os
 import random
 import re
@@ -136,13 +137,19 @@ MOMENTS = [random.Random(SEED * 1000 + i).uniform(0, 0.95) for i in range(KILLS 
 @pytest.mark.parametrize("moment", [*AIMED, *MOMENTS], ids=lambda m: m if isinstance(m, str) else f"{m:.4f}")
 def test_killed_at_a_random_moment(undisturbed, moment):
     folder, expected, seconds = undisturbed
-    forget(folder)
-    process = start(folder)
-    if isinstance(moment, str):
-        wait_for(process, folder, moment)
-        time.sleep(random.Random(f"{SEED} {moment}").random())
-    else:
-        time.sleep(moment * seconds)
+    for _ in range(5):
+        forget(folder)
+        process, began = start(folder), time.monotonic()
+        if isinstance(moment, str):
+            wait_for(process, folder, moment)
+            time.sleep(random.Random(f"{SEED} {moment}").random())
+        else:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(moment * seconds)
+                seconds = time.monotonic() - began  # over before its moment: the machine is faster than it was
+        if process.poll() is None:
+            break
+        assert process.returncode == 0, said(folder).read_text()
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run was over before the kill"
     print(f"KILLED at {moment} of the run, in {stage_at_work(said(folder).read_text())}")
@@ -305,8 +312,10 @@ def test_twice_the_same_bytes(with_images, threads, precision):
     document = yaml.safe_load(before)
     document["presets"]["tiny"]["training"]["precision"] = precision
     path.write_text(yaml.safe_dump(document))
-    first, again = (train(with_images, OMP_NUM_THREADS=threads) for _ in range(2))
-    path.write_text(before)
+    try:
+        first, again = (train(with_images, OMP_NUM_THREADS=threads) for _ in range(2))
+    finally:
+        path.write_text(before)
     assert first == again
 
 

@@ -57,5 +57,7 @@ def test_the_readme_shows_the_committed_tables():
     readme = (ROOT / "README.md").read_text()
     for name in ("table1", "table2"):
         assert (ROOT / "reports" / "subset" / "tables" / f"{name}.md").read_text() in readme
+    for path in (ROOT / "reports" / "bench").glob("*.md"):
+        assert path.read_text() in readme
     ours = json.loads((ROOT / "reports" / "quick" / "metrics.json").read_text())["models"]["qmvae"]["cross"]
     assert "{:.1f} % / {:.1f} %".format(*(100 * number["mean"] for number in ours.values())) in readme

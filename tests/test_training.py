@@ -79,6 +79,19 @@ def test_training_lowers_the_loss_and_leaves_a_model_for_each_seed(project):
 
 
 @pytest.mark.parametrize("name", checkpoint.MODELS)
+def test_a_seed_among_others_ends_in_the_bytes_of_the_seed_alone(project, name):
+    write_params(project, steps=50, seeds=[0, 1])
+    run = params.load()
+    training.run(run, name)
+    among = run.model_folder(name, 1)
+    weights = {f: (among / f).read_bytes() for f in ("model.safetensors", "log.csv")}
+    training.shutil.rmtree(run.artifacts / "progress")
+    write_params(project, steps=50, seeds=[1])
+    training.run(params.load(), name)
+    assert {f: (among / f).read_bytes() for f in weights} == weights
+
+
+@pytest.mark.parametrize("name", checkpoint.MODELS)
 def test_bfloat16_follows_float32_and_its_weights_stay_float32(project, name):
     rows, run = {}, params.load()
     dataset = data.load(run)
