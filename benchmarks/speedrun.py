@@ -18,6 +18,7 @@ from qmvae import checkpoint, data, files, params, training
 from qmvae.evaluation import Examiner, cross_generation
 from qmvae.params import Params
 
+RUNS = ["500x128", "1000x64", "2000x32", "1000x128", "2000x64", "4000x32", "2000x128", "4000x64"]
 COLUMNS = ["protocol", "steps", "batch", "learning rate", "minutes", "MNIST to SVHN", "SVHN to MNIST", "threads"]
 
 
@@ -45,23 +46,22 @@ def measure(run: Params, protocol: str, settings: params.Training, examiner: Exa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="subset", help="whose images and judges (default: %(default)s)")
-    parser.add_argument("--steps", type=int, nargs="+", default=[500, 1000, 2000, 4000, 8000], help="of our runs")
+    parser.add_argument("--runs", nargs="+", default=RUNS, help="our runs, as <steps>x<batch size> (default: %(default)s)")
     parser.add_argument("--paper-steps", type=int, default=2000, help="of the paper's protocol (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, help="of our runs; the preset's if not given")
-    parser.add_argument("--lr", type=float, help="of our runs; the preset's if not given")
+    parser.add_argument("--lr", type=float, help="the learning rate of our runs; the preset's if not given")
     arguments = parser.parse_args()
     run = params.load(arguments.preset)
     device = training.device_of(run)
     examiner = Examiner(run, data.load(run, device))
     usual = run.training["qmvae"]
-    ours = usual.model_copy(
-        update={"lr": arguments.lr or usual.lr, "batch_size": arguments.batch_size or usual.batch_size}
-    )
-    paper = ours.model_copy(update={"lr": 1e-4, "batch_size": 128, "cooldown": 0.0, "steps": arguments.paper_steps})
-    plan = [("this preset's", ours.model_copy(update={"steps": steps})) for steps in arguments.steps]
+    paper = usual.model_copy(update={"lr": 1e-4, "batch_size": 128, "cooldown": 0.0, "steps": arguments.paper_steps})
+    plan = [("the paper's", paper)]
+    for steps, batch_size in (map(int, text.split("x")) for text in arguments.runs):
+        changes = {"steps": steps, "batch_size": batch_size, "lr": arguments.lr or usual.lr}
+        plan.append(("this preset's", usual.model_copy(update=changes)))
     path = run.root / "reports" / "bench" / f"speedrun-{device.type}.csv"
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
-    for protocol, settings in [*plan, ("the paper's", paper)]:
+    for protocol, settings in plan:
         key = [protocol, settings.steps, settings.batch_size, settings.lr]
         if key not in ([row[column] for column in COLUMNS[:4]] for row in rows):
             rows.append(measure(run, protocol, settings, examiner))

@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 import psutil
-import voluptuous
-import yaml
+from dvc.exceptions import DvcException
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+from dvc.utils import strictyaml
 
 from qmvae import params
 
@@ -62,11 +62,10 @@ def at_work(notes: Path) -> bool:
 
 
 def is_lock(path: Path) -> bool:
-    """Whether DVC will take the file for a dvc.lock."""
+    """Whether DVC, which reads `md5: 6e1` as a number, will take the file for a dvc.lock with something in it."""
     try:
-        COMPILED_LOCKFILE_SCHEMA(yaml.safe_load(path.read_text(encoding="utf-8")))
-        return True
-    except (FileNotFoundError, ValueError, yaml.YAMLError, voluptuous.Invalid):
+        return bool(strictyaml.load(str(path), COMPILED_LOCKFILE_SCHEMA)[0])
+    except (FileNotFoundError, DvcException):
         return False
 
 
