@@ -114,8 +114,11 @@ def test_many_edited_documents(changes):
 @pytest.mark.faults
 @pytest.mark.parametrize("place", [p for p in PLACES if p[:2] not in {("presets", "subset"), ("presets", "paper")}])
 def test_every_place_with_every_value_of_the_edge(place):
-    key = [part for part in place if isinstance(part, str)][-1]
-    for message in [check((place, "drop", None)), *(check((place, "put", value)) for value in EDGES + CONTAINERS)]:
+    *_, parent, key = [place[0], *(part for part in place if isinstance(part, str))]
+    message = check((place, "drop", None))
+    assert not message or key in message or parent in message  # a modality too few is the modalities' fault
+    for value in EDGES + CONTAINERS:
+        message = check((place, "put", value))
         assert not message or key in message
 
 
