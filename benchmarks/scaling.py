@@ -21,7 +21,12 @@ from throughput import random_images, trainer, training_seconds
 from qmvae import data, figures, files, params, tables, training
 from qmvae.params import Params
 
-AXES = {"batch": [16, 32, 64, 128, 256, 512, 1024], "modalities": [2, 3, 4, 6], "images": [1_000, 10_000, 60_000], "seeds": [1, 2, 3, 5]}
+AXES = {
+    "batch": [16, 32, 64, 128, 256, 512, 1024],
+    "modalities": [2, 3, 4, 6],
+    "images": [1_000, 10_000, 60_000],
+    "seeds": [1, 2, 3, 5],
+}
 USUAL = {"batch": 128, "modalities": 2, "images": 10_000, "seeds": 1}
 
 

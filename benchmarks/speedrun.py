@@ -46,7 +46,9 @@ def measure(run: Params, protocol: str, settings: params.Training, examiner: Exa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="subset", help="whose images and judges (default: %(default)s)")
-    parser.add_argument("--runs", nargs="+", default=RUNS, help="our runs, as <steps>x<batch size> (default: %(default)s)")
+    parser.add_argument(
+        "--runs", nargs="+", default=RUNS, help="our runs, as <steps>x<batch size> (default: %(default)s)"
+    )
     parser.add_argument("--paper-steps", type=int, default=2000, help="of the paper's protocol (default: %(default)s)")
     parser.add_argument("--lr", type=float, help="the learning rate of our runs; the preset's if not given")
     arguments = parser.parse_args()

@@ -3,8 +3,8 @@ CPU, and the share of the machine's peak that each reaches.
 
 `make bench` installs MultiVae (the library that one would take instead) beside the environment and runs this. All
 contenders take turns within one run, on one device, with the same networks, batches, random images and settings of the
-memory allocator (`data.keep_memory`, which speeds MultiVae up as well); each time is the difference between a long and a short training run, so that neither start nor end counts. Only the ratios mean
-anything on another machine.
+memory allocator (`data.keep_memory`, which speeds MultiVae up too); each time is the difference between a long and a
+short training run, so that neither start nor end counts. Only the ratios mean anything on another machine.
 """
 
 import argparse

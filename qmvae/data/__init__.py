@@ -133,8 +133,8 @@ def save(dataset: Dataset, params: Params) -> None:
 
 
 def keep_memory() -> None:
-    """Keep what large tensors leave for the next ones: glibc gives it back to the system each time, and on a CPU a fifth
-    of a training step goes into fetching it again."""
+    """Keep the memory that large tensors leave for the next ones: glibc gives it back to the system each time, and on a
+    CPU a fifth of a training step goes into fetching it again."""
     with contextlib.suppress(AttributeError):  # the settings are glibc's alone
         for setting in (-1, -3):  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
             ctypes.CDLL(None).mallopt(setting, 2**31 - 1)
