@@ -18,7 +18,7 @@ import seaborn as sns
 import torch
 from throughput import random_images, trainer, training_seconds
 
-from qmvae import data, figures, files, params, tables, training
+from qmvae import figures, files, params, tables, training
 from qmvae.params import Params
 
 AXES = {
@@ -45,7 +45,6 @@ def with_modalities(run: Params, name: str, count: int) -> Params:
 def milliseconds(name: str, at: dict, steps: int, threads: int) -> float:
     """What a step of the model takes, with the batch, modalities and images of `at`, in this process."""
     torch.set_num_threads(threads)
-    data.keep_memory()
     run = with_modalities(params.load("subset"), name, at["modalities"])
     device = training.device_of(run)
     dataset = random_images(list(run.modalities), at["images"], device)

@@ -31,6 +31,7 @@ Training = Callable[[int], object]  # trains for so many steps
 
 def random_images(modalities: list[str], rows: int, device: torch.device) -> data.Dataset:
     """A data set of noise, for speed alone: `rows` images of each modality, and as many pairs."""
+    data.keep_memory()  # as data.load does
     generator = torch.Generator().manual_seed(0)
     shapes = {m: (1, 28, 28) if m.startswith("mnist") else (3, 32, 32) for m in modalities}
     images = {
@@ -154,7 +155,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: %(default)s)")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    data.keep_memory()
     run = params.load("subset")
     device, batch_size = training.device_of(run), 128
     dataset = random_images(list(run.modalities), (SHORT + arguments.steps) * batch_size, device)

@@ -27,10 +27,10 @@ def checkout(tmp_path):
 def test_a_dvc_lock_cut_short_anywhere_is_put_back(checkout, capsys):
     whole = (checkout / "dvc.lock").read_text()
     put_back = 0
-    amid_a_key = [match.end() for match in re.finditer("(hash|size|path|cmd):", whole)][::30]  # which YAML takes
+    amid_a_key = [match.end() for match in re.finditer("(hash|size|path|cmd):", whole)][::15]  # which YAML takes
     a_number = [match.end() for match in re.finditer(r"md5: \d+e\d+", whole)]  # to the YAML that DVC reads
     assert a_number
-    for length in [*range(0, len(whole), 5000), *amid_a_key, *a_number[:3]]:
+    for length in [*range(0, len(whole), 2500), *amid_a_key, *a_number[:3]]:
         (checkout / "dvc.lock").write_text(whole)
         repro.mend(checkout)
         (checkout / "dvc.lock").write_text(whole[:length])
