@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import pandas as pd
 import torch
 import yaml
 from throughput import describe
@@ -54,14 +55,22 @@ def write(root: Path) -> str:
     return f"{counts}; the images are {size:,.0f} MiB of uint8"
 
 
-def measured(root: Path, *arguments: str) -> tuple[float, float]:
-    """Run `python -m ...` in `root`: seconds, and the most memory that it held, in MiB. Its output goes to stderr."""
+STAGE = """import runpy, sys, torch
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+open("gpu-memory", "w").write(str(torch.cuda.max_memory_reserved()))
+"""
+
+
+def measured(root: Path, *arguments: str) -> tuple[float, float, float]:
+    """Run `python -m ...` in `root`: its seconds and the most memory that it held, the GPU's last, in MiB."""
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", *arguments], cwd=root, stdout=sys.stderr)
+    process = subprocess.Popen([sys.executable, "-c", STAGE, *arguments], cwd=root, stdout=sys.stderr)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"rehearsal: python -m {' '.join(arguments)} failed")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    seconds = time.perf_counter() - start
+    return seconds, usage.ru_maxrss / 1024, int((root / "gpu-memory").read_text()) / 2**20
 
 
 def main() -> None:
@@ -71,31 +80,29 @@ def main() -> None:
     arguments = parser.parse_args()
     run = params.load("paper")
     document = yaml.safe_load((run.root / "params.yaml").read_text())
-    models = arguments.models or run.models
+    models, device = arguments.models or run.models, training.device_of(run)
+    seeds = run.seeds if device.type == "cuda" else [0]  # a CPU trains them one after another
     protocol = document["presets"]["paper"]
-    protocol["training"] |= {"steps": arguments.steps, "seeds": [0], "log_every": 10, "checkpoint_every": 100}
+    protocol["training"] |= {"steps": arguments.steps, "seeds": seeds, "log_every": 10, "checkpoint_every": 100}
     protocol["judges"] |= {"epochs": 1, "strong_steps": arguments.steps}
     document |= {"preset": "paper", "models": models}
 
-    lines = ["| stage | seconds | memory, MiB |", "|:--|--:|--:|"]
+    columns = ["stage", "seconds", "memory, MiB", *(["GPU memory, MiB"] if device.type == "cuda" else [])]
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # Linux counts a parent's memory
             images = pool.submit(write, root).result()
-        whole = 0.0  # seconds of training, all seeds and steps of the preset
         stages = [("qmvae.judges",), *((f"qmvae.{verb}", m) for m in models for verb in ("training", "evaluation"))]
         for stage in stages:
-            spent, memory = measured(root, *stage)
-            if stage[0] == "qmvae.training":
-                whole += spent / arguments.steps * run.training[stage[1]].steps * len(run.seeds)
-            lines.append(f"| {' '.join(stage)} | {spent:.0f} | {memory:,.0f} |")
-            print(lines[-1], flush=True)
-    device = training.device_of(run)
+            rows.append([" ".join(stage), *(f"{number:,.0f}" for number in measured(root, *stage))][: len(columns)])
+            print(*rows[-1], flush=True)
     steps = f"{arguments.steps} steps of {run.training['qmvae'].batch_size}, judges trained for one epoch"
-    text = f"{describe(device)}; {images}; {steps}\n\n"
-    text += "\n".join(lines) + "\n\n"
-    text += f"At this pace the models train for {whole / 3600:,.0f} hours with all steps and seeds of the preset.\n"
+    seeded = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    table = pd.DataFrame(rows, columns=columns)
+    table = table.to_markdown(index=False, disable_numparse=True, colalign=["left", *["right"] * (len(columns) - 1)])
+    text = f"{describe(device)}; {images}; {seeded}, {steps}\n\n{table}\n"
     files.save_text(run.root / "reports" / "bench" / f"rehearsal-{device.type}.md", text)
 
 

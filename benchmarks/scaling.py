@@ -1,7 +1,7 @@
 """How the time of a training step grows with the batch, the modalities, the images and the seeds, on a log plot.
 
-Seeds are trained at the same time, each in a process of its own, which share the threads; the time is that of a step of
-all of them.
+Seeds are trained at the same time, and the time is that of a step of all of them: on a GPU in one process, as training
+does it, on a CPU each in a process of its own, which share the threads.
 
 `make bench` runs this after throughput.py, whose way of timing it shares. Writes scaling-<device>.csv, .png and .pdf.
 """
@@ -42,25 +42,26 @@ def with_modalities(run: Params, name: str, count: int) -> Params:
     return run.model_copy(update={name: section.model_copy(update=changes), "modalities": modalities})
 
 
-def milliseconds(name: str, at: dict, steps: int, threads: int) -> float:
-    """What a step of the model takes, with the batch, modalities and images of `at`, in this process."""
+def milliseconds(name: str, at: dict, seeds: int, steps: int, threads: int) -> float:
+    """What a step takes with the batch, modalities and images of `at`, for so many seeds in this process."""
     torch.set_num_threads(threads)
     run = with_modalities(params.load("subset"), name, at["modalities"])
     device = training.device_of(run)
     dataset = random_images(list(run.modalities), at["images"], device)
-    return 1000 * training_seconds(trainer(run, name, dataset, at["batch"]), steps, device) / steps
+    return 1000 * training_seconds(trainer(run, name, dataset, at["batch"], seeds), steps, device) / steps
 
 
-def measurements(name: str, steps: int) -> Iterator[dict]:
+def measurements(name: str, steps: int, device: torch.device) -> Iterator[dict]:
     for axis, values in AXES.items():
         for value in values:
             at = USUAL | {axis: value}
-            seeds = at["seeds"]
-            with ProcessPoolExecutor(seeds, multiprocessing.get_context("spawn")) as pool:
+            processes = 1 if device.type == "cuda" else at["seeds"]
+            with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
                 for count in (1, steps):  # the first time, all processes start
-                    task = (milliseconds, name, at, count, max(1, torch.get_num_threads() // seeds))
-                    found = [future.result() for future in [pool.submit(*task) for _ in range(seeds)]]
-            yield {"model": name, "axis": axis, "value": value, "milliseconds a step": sum(found) / seeds}
+                    threads = max(1, torch.get_num_threads() // processes)
+                    task = (milliseconds, name, at, at["seeds"] // processes, count, threads)
+                    found = [future.result() for future in [pool.submit(*task) for _ in range(processes)]]
+            yield {"model": name, "axis": axis, "value": value, "milliseconds a step": sum(found) / processes}
 
 
 def draw(frame: pd.DataFrame, folder: Path, name: str) -> None:
@@ -82,11 +83,12 @@ def draw(frame: pd.DataFrame, folder: Path, name: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=20, help="steps of a timed run (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="steps of a timed run (default: 20, on a GPU 500)")
     arguments = parser.parse_args()
     run = params.load("subset")
     device = training.device_of(run)
-    frame = pd.DataFrame(row for name in run.models for row in measurements(name, arguments.steps))
+    steps = arguments.steps or (500 if device.type == "cuda" else 20)
+    frame = pd.DataFrame(row for name in run.models for row in measurements(name, steps, device))
     folder = run.root / "reports" / "bench"
     files.save_text(folder / f"scaling-{device.type}.csv", frame.to_csv(index=False, float_format="%.2f"))
     draw(frame, folder, f"scaling-{device.type}")

@@ -29,7 +29,7 @@ def measure(run: Params, protocol: str, settings: params.Training, examiner: Exa
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     with tempfile.TemporaryDirectory() as folder:
         began = clock()
-        training.train(run, "qmvae", run.seeds[0], dataset, Path(folder), protocol)
+        training.train(run, "qmvae", {run.seeds[0]: Path(folder)}, dataset, protocol)
         minutes = (clock() - began) / 60
         model = checkpoint.load(folder, str(device))
     names = list(dataset.shapes)

@@ -32,7 +32,8 @@ def run(params: Params, name: str) -> None:
     dataset = data.load(params, device)
     folder = params.artifacts / "progress" / "ablations" / name
     folder.mkdir(parents=True, exist_ok=True)
-    training.train(params, "qmvae", params.ablations.seed, dataset, folder, training.fingerprint_of(params, "qmvae"))
+    folders = {params.ablations.seed: folder}
+    training.train(params, "qmvae", folders, dataset, training.fingerprint_of(params, "qmvae"))
     model = checkpoint.load(folder, str(device))
     found = Examiner(params, dataset).examine(model)
     pictures: dict[str, torch.Tensor] = {}

@@ -12,16 +12,20 @@ import io
 import json
 import math
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from qmvae import checkpoint, data, files
+from qmvae.graphs import Recorded, Turn
+from qmvae.models import MultimodalVAE
 from qmvae.params import Params, ParamsError, load
 
-CODE = ["gaussian.py", "nets.py", "quadruplet.py", "training.py", "models/base.py"]  # and the model's own file
+CODE = "gaussian.py", "graphs.py", "nets.py", "quadruplet.py", "training.py", "models/base.py"  # and the model's own
 
 
 class TrainingError(RuntimeError):
@@ -66,50 +70,111 @@ def remaining(progress: float, cooldown: float) -> float:
     return min(1.0, (1.0 - progress) / cooldown) if cooldown else 1.0
 
 
-def train(params: Params, name: str, seed: int, dataset: data.Dataset, folder: Path, fingerprint: str) -> None:
-    """Train one model with one seed, and leave model.safetensors, model.json and log.csv in `folder`.
+def update(
+    model: MultimodalVAE, optimizer: torch.optim.Optimizer, split: data.Split, precision: str,
+    rows: Tensor, lr: Any, **schedule: Any,
+) -> dict[str, Tensor]:  # fmt: skip
+    """One step down the gradient of the objective on the pairs `rows` (B,). Returns the terms, as before the step."""
+    images, labels = split.batch(rows)
+    with torch.autocast(rows.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        terms = model.objective(images, labels, **schedule)
+    optimizer.zero_grad()
+    terms["loss"].backward()
+    optimizer.param_groups[0]["lr"] = lr
+    optimizer.step()
+    return {name: term.detach() for name, term in terms.items()}
 
-    Checkpoints lie in the same folder until the end. If one is there with the same fingerprint, training goes on from
-    it; a finished model with the same fingerprint is kept. Raises TrainingError on a loss that is not finite.
+
+class SeedRun:
+    """One seed of a model in training: all that its checkpoint holds."""
+
+    def __init__(self, params: Params, name: str, seed: int, dataset: data.Dataset, folder: Path, fingerprint: str):
+        self.title, self.folder, self.fingerprint = f"{name}, seed {seed}", folder, fingerprint
+        self.settings, device = params.training[name], dataset.train.pairs.device
+        nets = {m: modality.net for m, modality in params.modalities.items()}
+        self.deck = Deck(len(dataset.train.pairs), self.settings.batch_size, seed, device)
+        self.log = Log(self.settings.log_every)
+        self.turn = Turn(seed, device)
+        with self.turn:
+            torch.manual_seed(seed)
+            model = checkpoint.build(name, getattr(params, name), dataset.shapes, nets)
+            self.model = model.to(device).to(memory_format=torch.channels_last)  # in which CPU and GPU convolve fastest
+            weights, capturable = self.model.parameters(), device.type == "cuda"
+            self.optimizer = torch.optim.Adam(weights, lr=self.settings.lr, fused=True, capturable=capturable)
+            self.start = resume(self)
+        plain = partial(update, self.model, self.optimizer, dataset.train, self.settings.precision)
+        self.update = Recorded(plain, self.state, self.turn) if device.type == "cuda" else plain
+        about = {"preset": params.preset, "images": dataset.describe(), "seed": seed, "steps": self.settings.steps}
+        self.save = partial(checkpoint.save, folder, self.model, name, nets, about | {"fingerprint": fingerprint})
+
+    def state(self) -> dict[str, list[Tensor]]:
+        """What a step changes: the weights and Adam's moments."""
+        state: dict[str, list[Tensor]] = {"weights": list(self.model.parameters())}
+        for moments in self.optimizer.state.values():
+            for name, value in moments.items():
+                state.setdefault(name, []).append(value)
+        return state
+
+    def advance(self, step: int) -> None:
+        """Make step number `step`, counted from 0, and what falls due after it: log and checkpoint."""
+        settings, last = self.settings, step + 1 == self.settings.steps
+        with self.turn:
+            progress = step / settings.steps
+            lr = settings.lr * remaining(progress, settings.cooldown)
+            terms = self.update(rows=self.deck.deal(step), lr=lr, **self.model.schedule(progress))
+            self.log.add(step + 1, terms, last)
+            if (step + 1) % settings.checkpoint_every == 0 and not last:
+                save_state(self, step + 1)
+
+    def finish(self) -> None:
+        with self.turn:
+            files.save_text(self.folder / "log.csv", self.log.csv())
+            self.save()
+        (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def train(params: Params, name: str, folders: dict[int, Path], dataset: data.Dataset, fingerprint: str) -> None:
+    """Train one model with each seed of `folders`, and leave model.safetensors, model.json and log.csv in its folder.
+
+    On a GPU all seeds are trained side by side. Checkpoints lie in the same folders until the end. If one is there with
+    the same fingerprint, training goes on from it; a finished model with the same fingerprint is kept. Raises
+    TrainingError on a loss that is not finite.
     """
-    finished = folder / "model.json"
-    if finished.exists() and files.load_json(finished)["fingerprint"] == fingerprint:
-        print(f"{name}, seed {seed}: kept, made earlier from the same parameters, images and code", flush=True)
+    if dataset.train.pairs.is_cuda:
+        torch.backends.cudnn.deterministic = True  # two runs, the same bytes
+        side_by_side(params, name, folders, dataset, fingerprint)
+    else:  # a CPU is full with one
+        for seed, folder in folders.items():
+            side_by_side(params, name, {seed: folder}, dataset, fingerprint)
+
+
+def side_by_side(params: Params, name: str, folders: dict[int, Path], dataset: data.Dataset, fingerprint: str) -> None:
+    """As `train`, each step of all seeds before the next."""
+    runs: dict[int, SeedRun] = {}
+    for seed, folder in folders.items():
+        finished = folder / "model.json"
+        if finished.exists() and files.load_json(finished)["fingerprint"] == fingerprint:
+            print(f"{name}, seed {seed}: kept, made earlier from the same parameters, images and code", flush=True)
+            continue
+        finished.unlink(missing_ok=True)
+        runs[seed] = SeedRun(params, name, seed, dataset, folder, fingerprint)
+    if not runs:
         return
-    finished.unlink(missing_ok=True)
-    settings, device = params.training[name], dataset.train.pairs.device
-    nets = {m: modality.net for m, modality in params.modalities.items()}
-    torch.manual_seed(seed)
-    model = checkpoint.build(name, getattr(params, name), dataset.shapes, nets)
-    model = model.to(device).to(memory_format=torch.channels_last)  # the layout in which CPU and GPU convolve fastest
-    optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, fused=True)
-    deck = Deck(len(dataset.train.pairs), settings.batch_size, seed, device)
-
-    log = Log(settings.log_every)
-    start = resume(folder / "checkpoint.safetensors", fingerprint, model, optimizer, log)
-    if start:
-        print(f"{name}, seed {seed}: goes on from step {start:,} of {settings.steps:,}", flush=True)
-    bar = tqdm(range(start, settings.steps), f"{name}, seed {seed}", settings.steps, initial=start, disable=None)
+    settings, start = params.training[name], min(run.start for run in runs.values())
+    title = f"{name}, seed {', '.join(map(str, runs))}"
+    bar = tqdm(range(start, settings.steps), title, settings.steps, initial=start, disable=None)
     for step in bar:
-        optimizer.param_groups[0]["lr"] = settings.lr * remaining(step / settings.steps, settings.cooldown)
-        images, labels = dataset.train.batch(deck.deal(step))
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            terms = model.loss(images, labels, progress=step / settings.steps)
-        optimizer.zero_grad()
-        terms["loss"].backward()
-        optimizer.step()
-        if log.add(step + 1, terms, last=step + 1 == settings.steps):
-            bar.set_postfix(log.latest("loss", "elbo_joint", "quad"), refresh=False)
-        if (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
-            save_state(folder / "checkpoint.safetensors", fingerprint, step + 1, model, optimizer, log)
-            if bar.disable:
-                loss = log.latest("loss")["loss"]
-                print(f"{name}, seed {seed}: step {step + 1:,} of {settings.steps:,}, loss {loss}", flush=True)
-
-    files.save_text(folder / "log.csv", log.csv())
-    about = {"preset": params.preset, "images": dataset.describe(), "seed": seed, "steps": settings.steps}
-    checkpoint.save(folder, model, name, nets, about | {"fingerprint": fingerprint})
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        for run in runs.values():
+            if step >= run.start:
+                run.advance(step)
+        if (step + 1) % settings.log_every == 0:
+            bar.set_postfix(run.log.latest("loss", "elbo_joint", "quad"), refresh=False)
+        if bar.disable and (step + 1) % settings.checkpoint_every == 0 and step + 1 < settings.steps:
+            for run in runs.values():
+                loss = run.log.latest("loss")["loss"]
+                print(f"{run.title}: step {step + 1:,} of {settings.steps:,}, loss {loss}", flush=True)
+    for run in runs.values():
+        run.finish()
 
 
 class Log:
@@ -153,29 +218,27 @@ class Log:
         return text.getvalue()
 
 
-def save_state(path: Path, fingerprint: str, step: int, model, optimizer, log: Log) -> None:
+def save_state(run: SeedRun, step: int) -> None:
     """All that the rest of the run depends on: weights, Adam's moments, the random state and the log so far."""
-    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
-    for i, state in optimizer.state_dict()["state"].items():
+    tensors = {f"model.{key}": value for key, value in run.model.state_dict().items()}
+    for i, state in run.optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    tensors["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    tensors["log"] = torch.tensor(log.rows, dtype=torch.float64)
-    about = {"step": str(step), "fingerprint": fingerprint, "columns": json.dumps(log.columns)}
-    files.save_tensors(path, tensors, about)
+    tensors |= {"random": run.turn.random(), "log": torch.tensor(run.log.rows, dtype=torch.float64)}
+    about = {"step": str(step), "fingerprint": run.fingerprint, "columns": json.dumps(run.log.columns)}
+    files.save_tensors(run.folder / "checkpoint.safetensors", tensors, about)
 
 
-def resume(path: Path, fingerprint: str, model, optimizer, log: Log) -> int:
+def resume(run: SeedRun) -> int:
     """Put the run back to where the checkpoint left it and return the step to go on from; 0 where there is none."""
+    path = run.folder / "checkpoint.safetensors"
     if not path.exists():
         return 0
     tensors, about = files.load_tensors(path)
-    if about.get("fingerprint") != fingerprint:
+    if about.get("fingerprint") != run.fingerprint:
         print(f"{path}: from other parameters, images or code; training starts anew", flush=True)
         return 0
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    weights = list(model.parameters())
+    run.model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    weights = list(run.model.parameters())
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("adam."):
@@ -183,12 +246,11 @@ def resume(path: Path, fingerprint: str, model, optimizer, log: Log) -> int:
             # fused Adam walks memory, so moments must lie as their weights do, channels last where those are
             like = value if name == "step" else torch.empty_like(weights[int(i)])
             state.setdefault(int(i), {})[name] = like.copy_(value)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    torch.set_rng_state(tensors["random.cpu"])
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
-    log.columns = json.loads(about["columns"])
-    log.rows = [[int(step), *values] for step, *values in tensors["log"].tolist()]
+    run.optimizer.load_state_dict({"state": state, "param_groups": run.optimizer.state_dict()["param_groups"]})
+    run.turn.set_random(tensors["random"])
+    run.log.columns = json.loads(about["columns"])
+    run.log.rows = [[int(step), *values] for step, *values in tensors["log"].tolist()]
+    print(f"{run.title}: goes on from step {int(about['step']):,} of {run.settings.steps:,}", flush=True)
     return int(about["step"])
 
 
@@ -224,8 +286,7 @@ def run(params: Params, name: str) -> None:
                 f"{len(dataset.train.pairs)} training pairs; make it smaller"
             )
         fingerprint = fingerprint_of(params, name)
-        for seed in params.seeds:
-            train(params, name, seed, dataset, progress / f"seed-{seed}", fingerprint)
+        train(params, name, {seed: progress / f"seed-{seed}" for seed in params.seeds}, dataset, fingerprint)
         output = params.artifacts / "models" / name
         shutil.rmtree(output, ignore_errors=True)
         for seed in params.seeds:

@@ -50,7 +50,7 @@ def project(tmp_path):
 
 
 def as_resume(path, run):
-    training.resume(path, "", None, None, None)
+    training.SeedRun(run, "qmvae", 0, data.load(run), path.parent, "")
 
 
 def as_judge(path, run):

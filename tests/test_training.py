@@ -92,13 +92,37 @@ def test_a_seed_among_others_ends_in_the_bytes_of_the_seed_alone(project, name):
 
 
 @pytest.mark.parametrize("name", checkpoint.MODELS)
+def test_seeds_side_by_side_end_in_the_bytes_of_one_after_another(project, monkeypatch, name):
+    """Side by side is how a GPU trains them; also where they were broken off, and one was further than the other."""
+    write_params(project, steps=50, seeds=[0, 1])
+    run = params.load()
+    dataset = data.load(run)
+    folders = {way: {seed: project / way / str(seed) for seed in (0, 1)} for way in ("alone", "beside")}
+    training.train(run, name, folders["alone"], dataset, "")
+
+    class Stop(Exception):
+        pass
+
+    def stop_at(run, step, save=training.save_state):
+        if (run.title, step) == (f"{name}, seed 1", 20):
+            raise Stop  # seed 0 was saved after step 20, seed 1 after step 10
+        save(run, step)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(training, "save_state", stop_at)
+        training.side_by_side(run, name, folders["beside"], dataset, "")
+    training.side_by_side(run, name, folders["beside"], dataset, "")
+    assert outcome(project / "alone") == outcome(project / "beside")
+
+
+@pytest.mark.parametrize("name", checkpoint.MODELS)
 def test_bfloat16_follows_float32_and_its_weights_stay_float32(project, name):
     rows, run = {}, params.load()
     dataset = data.load(run)
     for precision in ("float32", "bfloat16"):
         run.training[name] = run.training[name].model_copy(update={"precision": precision})
         folder = project / precision
-        training.train(run, name, 0, dataset, folder, precision)
+        training.train(run, name, {0: folder}, dataset, precision)
         rows[precision] = [float(row["loss"]) for row in csv.DictReader(open(folder / "log.csv"))]
     assert rows["bfloat16"] != rows["float32"], "the precision changed nothing"
     assert rows["bfloat16"] == pytest.approx(rows["float32"], rel=0.05)

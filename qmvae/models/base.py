@@ -40,7 +40,16 @@ class MultimodalVAE(nn.Module):
         images: one batch of every modality, row i of each from one pair. labels: (N,) the pairs' classes.
         progress: the fraction of training that is over, for what changes on the way.
         """
+        return self.objective(images, labels, **self.schedule(progress))
+
+    def objective(self, images: Images, labels: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """What `loss` returns. A model's further arguments are what its `schedule` says for the step."""
         raise NotImplementedError
+
+    def schedule(self, progress: float) -> dict[str, Any]:
+        """What changes in the objective on the way: numbers, at every step if need be (where steps are recorded,
+        `objective` gets scalar tensors of them), and words, which choose other code and change a few times at most."""
+        return {}
 
     def fuse(self, posteriors: Mapping[str, Any]) -> Any:  # Gaussians; MMVAE has posteriors of another kind
         """The posterior given those of some of the modalities: Eq. 8, or q(z|x) as it is for one (section 3.4)."""

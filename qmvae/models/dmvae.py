@@ -4,6 +4,7 @@ Not the DMVAE of Lee & Pavlovic (2021). The public code is `imantdaunhawer/DMVAE
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,18 +79,21 @@ class DMVAE(MultimodalVAE):
             experts[m] = Gaussian(q.mean, q.logvar.masked_fill(~member[:, None], torch.inf))
         return self.fuse(experts)
 
-    def loss(self, images: Images, labels: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
+    def schedule(self, progress: float) -> dict[str, Any]:
+        """The private KL terms' weights rise linearly over the fraction `warm_up` of training: by `warm`, 0 to 1."""
+        return {"warm": min(progress / self.config.warm_up, 1.0) if self.config.warm_up else 1.0}
+
+    def objective(self, images: Images, labels: Tensor, warm: Any) -> dict[str, Tensor]:
         """The published objective, to be minimised, averaged over the batch; see MultimodalVAE.loss:
 
         sum_m [-2 lambda_m ln p(x_m | c, s_m) + beta_m KL(q(s_m|x_m), p(s_m)) + delta_m I(c; s_m)] + gamma NT-Xent,
 
         where c is the shared code of the part that holds m when the modalities are split in two at random, a row at a
         time (modality dropout). The public code adds the means over both parts: hence 2. The decoder gets the mean of c
-        and sends it no gradient. beta_m rises linearly over the fraction `warm_up` of training. c has no KL term, so
-        that its prior is not learned and `generate` is of little use. The discriminators' own loss rides along.
+        and sends it no gradient. beta_m is `warm` times its weight. c has no KL term, so that its prior is not learned
+        and `generate` is of little use. The discriminators' own loss rides along.
         """
         config, count = self.config, len(images)
-        warm = min(progress / config.warm_up, 1.0) if config.warm_up else 1.0
         shared = {m: self.shared_encoders[m](x) for m, x in images.items()}
         joint = self.fuse(shared)
         rows, device = len(joint.mean), joint.mean.device

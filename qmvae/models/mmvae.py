@@ -57,7 +57,7 @@ class LaplaceEncoder(GaussianEncoder):
     """q(z|x): the same network, its second output read as Shi et al. do, scale = softmax over the dimensions x D."""
 
     def forward(self, images: Tensor) -> Laplace:  # type: ignore[override]
-        mean, logits = self.net(images).to(images.dtype).chunk(2, dim=1)
+        mean, logits = super().forward(images)
         return Laplace(mean, logits.softmax(dim=1) * logits.shape[1] + 1e-6)
 
 
@@ -91,7 +91,7 @@ class MMVAE(MultimodalVAE):
         z = prior.rsample(self._generator(seed))
         return {m: self.decode(m, z, z[:, :0]) for m in self.shapes}
 
-    def loss(self, images: Images, labels: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
+    def objective(self, images: Images, labels: Tensor) -> dict[str, Tensor]:
         """-1/M sum_m L_m, the batch mean; K = `samples`, z_m^k ~ q(z|x_m), q the mixture, and the weights
         w_m^k = p(z_m^k) prod_i p(x_i|z_m^k)^lambda_i / q(z_m^k|x_1..x_M).
 

@@ -1,6 +1,7 @@
 """MVAE (Wu & Goodman 2018): one shared code, a product of experts that always holds the prior, sub-sampled ELBOs."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,15 +21,18 @@ class MVAE(MultimodalVAE):
         fused = super().fuse(posteriors)
         return product_of_experts([fused]) if len(posteriors) == 1 else fused
 
-    def loss(self, images: Images, labels: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
+    def schedule(self, progress: float) -> dict[str, Any]:
+        """beta rises linearly from 0 to 1 over the fraction `warm_up` of training."""
+        return {"beta": min(progress / self.config.warm_up, 1.0) if self.config.warm_up else 1.0}
+
+    def objective(self, images: Images, labels: Tensor, beta: Any) -> dict[str, Tensor]:
         """-[ELBO(x_1..x_M) + sum_i ELBO(x_i) + sum_j ELBO(X_j)], the sub-sampled objective (section 2.2), batch mean.
 
         The X_j are `subsets` random sets of 2 to M - 1 modalities, drawn anew each step; two modalities have none.
-        ELBO(X) = E_q(z|X)[sum_i lambda_i ln p(x_i|z)] - beta KL(q(z|X), p(z)), lambda_i the likelihood weights; beta
-        rises linearly from 0 to 1 over the fraction `warm_up` of training. See MultimodalVAE.loss.
+        ELBO(X) = E_q(z|X)[sum_i lambda_i ln p(x_i|z)] - beta KL(q(z|X), p(z)), lambda_i the likelihood weights. See
+        MultimodalVAE.loss.
         """
         config, names = self.config, list(images)
-        beta = min(progress / config.warm_up, 1.0) if config.warm_up else 1.0
         experts = {m: self.shared_encoders[m](x) for m, x in images.items()}
         posteriors = {"joint": self.fuse(experts)} | {m: self.fuse({m: q}) for m, q in experts.items()}
         members = self.random_subsets(len(names), experts[names[0]].mean.device)

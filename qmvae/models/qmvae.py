@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,13 @@ class QMVAE(MultimodalVAE):
             return super().fuse(posteriors)
         return product_of_experts(list(posteriors.values()), self.config.prior_expert)
 
-    def loss(self, images: Images, labels: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
-        """-L of Eq. 20, averaged over the batch, and its terms; see MultimodalVAE.loss."""
+    def schedule(self, progress: float) -> dict[str, Any]:
+        """Negatives are random up to the fraction `start` of training, then screened with the model (section 3.4)."""
+        negatives = self.config.negatives
+        return {"policy": negatives.policy if progress >= negatives.start else "random"}
+
+    def objective(self, images: Images, labels: Tensor, policy: str) -> dict[str, Tensor]:
+        """-L of Eq. 20, averaged over the batch, and its terms; see MultimodalVAE.loss. policy: as `pick` takes it."""
         config = self.config
         printed = config.objective == "printed"  # then every weight is 1, as in Eqs. 7, 17 and 18
         shared = {m: self.shared_encoders[m](x) for m, x in images.items()}  # q(z|x), q(z|y)
@@ -47,20 +53,18 @@ class QMVAE(MultimodalVAE):
                 terms[f"elbo_{m}"] = elbo  # Eqs. 17 and 18
             terms |= {f"kl_shared_{m}": kl_shared, f"kl_private_{m}": kl_private}
 
-        quad = self.quadruplet_terms({m: q.mean for m, q in shared.items()}, labels, progress)
+        quad = self.quadruplet_terms({m: q.mean for m, q in shared.items()}, labels, policy)
         terms["quad"] = sum((getattr(quad, name) for name in config.quadruplet), torch.zeros_like(quad.first))  # Eq. 19
         elbos = sum(value for name, value in terms.items() if name.startswith("elbo_"))
         terms["loss"] = config.beta * terms["quad"] - elbos  # -L, Eq. 20
         return terms | {"distance_positive": quad.positive, "distance_negative": quad.negative}
 
-    def quadruplet_terms(self, means: dict[str, Tensor], labels: Tensor, progress: float) -> Quadruplet:
+    def quadruplet_terms(self, means: dict[str, Tensor], labels: Tensor, policy: str) -> Quadruplet:
         """Eq. 19 averaged over the batch and summed over the pairs of modalities; rows without a negative count as 0.
 
-        means: the posterior means (N, shared) of each modality. The negatives are random up to the fraction `start` of
-        training and screened by the model as it stands from there on (section 3.4).
+        means: the posterior means (N, shared) of each modality.
         """
         config = self.config
-        policy = config.negatives.policy if progress >= config.negatives.start else "random"
         # without labels every pair of the batch is a class of its own
         classes = labels if config.negatives.labels else torch.arange(len(labels), device=labels.device)
         quads = []
