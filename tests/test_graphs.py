@@ -6,6 +6,7 @@ graph (a number from Python, a tensor made anew, a choice that depends on data) 
 """
 
 import contextlib
+import csv
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from qmvae import checkpoint, data, params, training
-from qmvae.graphs import Recorded
+from qmvae.graphs import Recorded, Turn
 
 
 class Tape(TorchDispatchMode):
@@ -60,7 +61,8 @@ def project(tmp_path, monkeypatch):
 
 
 def follow(run, name, folder, record, steps=24):
-    """Train with recorded steps; the losses and what the steps leave. record: Recorded to its `record`, None: never."""
+    """Train with recorded steps; the losses and what the steps leave. record: makes the `record` of a Recorded of it;
+    None: a Recorded that never records."""
     one = training.SeedRun(run, name, 1, data.load(run), folder, "")
     one.update = recorded = Recorded(one.update, one.state, one.turn)
     if record is None:
@@ -90,11 +92,27 @@ def test_replays_do_what_the_steps_do(project, tmp_path, name, precision, capsys
     # three plain steps at the start; Q-MVAE has three more where the policy of its negatives changes
     assert again[3] == (18 if name == "qmvae" else 21)
     assert (losses, rows) == again[:2] and same(state, again[2])
+    training.train(project, name, {1: tmp_path / "whole"}, data.load(project), "")  # with numbers of Python's precision
+    whole = [[float(x) for x in row] for row in csv.reader((tmp_path / "whole" / "log.csv").read_text().split()[1:])]
+    near = {"float32": 0.002, "bfloat16": 0.05}[precision]
+    assert [pytest.approx(row, rel=near, abs=near) for row in whole] == rows
 
 
 def test_numbers_and_random_numbers_are_new_in_every_replay(project, tmp_path):
     losses, *_ = follow(project, "mvae", tmp_path, taped)
     assert len({loss for loss in losses if loss is not None}) > 15  # the log keeps four of five
+
+
+def test_turns_have_their_own_random_numbers_which_go_on():
+    turns = {seed: Turn(seed, torch.device("cpu")) for seed in (0, 1)}
+    drawn = {0: [], 1: []}
+    for seed in (0, 1, 1, 0, 0, 1):
+        with turns[seed]:
+            drawn[seed].append(torch.rand(()).item())
+        torch.rand(7)  # whatever happens outside
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        assert drawn[seed] == [torch.rand(()).item() for _ in range(3)]
 
 
 def no_memory(recorded):
