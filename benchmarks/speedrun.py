@@ -63,6 +63,8 @@ def main() -> None:
         plan.append(("this preset's", usual.model_copy(update=changes)))
     path = run.root / "reports" / "bench" / f"speedrun-{device.type}.csv"
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+    if device.type == "cuda":  # whose libraries start with the first steps
+        measure(run, "warm-up", usual.model_copy(update={"steps": 20}), examiner)
     for protocol, settings in plan:
         key = [protocol, settings.steps, settings.batch_size, settings.lr]
         if key not in ([row[column] for column in COLUMNS[:4]] for row in rows):

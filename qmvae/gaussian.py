@@ -51,7 +51,8 @@ def log_likelihood(family: str, scale: float, mean: Tensor, images: Tensor) -> T
     elif family == "gaussian":
         log_p = -0.5 * ((images - mean) / scale).square() - math.log(scale) - 0.5 * math.log(2 * math.pi)
     elif family == "bernoulli":
-        log_p = -F.binary_cross_entropy(mean, images, reduction="none")
+        with torch.autocast(mean.device.type, enabled=False):  # which CUDA's forbids
+            log_p = -F.binary_cross_entropy(mean.to(images.dtype), images, reduction="none")
     else:
         raise ValueError(f"likelihood family {family!r}: expected laplace, gaussian or bernoulli")
     return log_p.flatten(start_dim=1).sum(dim=1)

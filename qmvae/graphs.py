@@ -5,6 +5,7 @@ On a CPU a seed has its random numbers, and a step is a plain call. A replay has
 each recording is tried once, and where that doesn't hold training goes on with plain steps.
 """
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -58,6 +59,7 @@ class Turn:
 
 def cuda_graph(call: Callable[[], dict[str, Tensor]]) -> tuple[Callable[[], Any], dict[str, Tensor]]:
     """Record what `call` does, without doing it. Returns what does it, again and again, and the tensors it leaves."""
+    gc.collect()  # a graph of an earlier run, freed in the midst of this one, would break it off
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
         found = call()
@@ -120,7 +122,7 @@ class Recorded:
             wrong = [k for k in plain if apart(ends[k], plain[k]) > TOLERANCE * apart(before[k], plain[k])]
             fault = f"a replay leaves other {' and '.join(wrong)} than the plain step" if wrong else ""
         except RuntimeError as error:
-            fault = str(error).splitlines()[0]
+            fault = str(error.__context__ or error).splitlines()[0]  # the end of a broken recording has an error too
         if fault:
             print(f"a step can't be recorded as a CUDA graph ({fault}): training goes on, but slower", flush=True)
             self.replay, self.plain = None, float("inf")

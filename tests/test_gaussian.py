@@ -88,3 +88,12 @@ def test_log_likelihoods_against_torch_distributions():
         torch.testing.assert_close(log_likelihood(family, 0.75, mean, images), expected.sum(dim=(1, 2, 3)))
     with pytest.raises(ValueError, match="poisson.*expected laplace"):
         log_likelihood("poisson", 1.0, mean, images)
+
+
+@pytest.mark.parametrize("family", ["laplace", "gaussian", "bernoulli"])
+def test_likelihoods_of_a_bfloat16_network_are_float32(family):
+    mean, images = torch.rand(2, 5, 1, 4, 4).clamp(0.05, 0.95).unbind()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = log_likelihood(family, 0.75, mean.bfloat16(), images)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, log_likelihood(family, 0.75, mean.bfloat16().float(), images))

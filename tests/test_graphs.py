@@ -15,7 +15,7 @@ from tiny import write_project
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from qmvae import checkpoint, data, params, training
+from qmvae import checkpoint, data, graphs, params, training
 from qmvae.graphs import Recorded, Turn
 
 
@@ -93,9 +93,30 @@ def test_replays_do_what_the_steps_do(project, tmp_path, name, precision, capsys
     assert again[3] == (18 if name == "qmvae" else 21)
     assert (losses, rows) == again[:2] and same(state, again[2])
     training.train(project, name, {1: tmp_path / "whole"}, data.load(project), "")  # with numbers of Python's precision
-    whole = [[float(x) for x in row] for row in csv.reader((tmp_path / "whole" / "log.csv").read_text().split()[1:])]
     near = {"float32": 0.002, "bfloat16": 0.05}[precision]
-    assert [pytest.approx(row, rel=near, abs=near) for row in whole] == rows
+    assert [pytest.approx(row, rel=near, abs=near) for row in logged(tmp_path / "whole")] == rows
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", checkpoint.MODELS)
+def test_the_same_on_a_gpu(project, tmp_path, monkeypatch, name, precision, capsys):
+    """Two seeds side by side, recorded, end in the bytes of each alone, and follow the plain steps."""
+    project.training[name] = project.training[name].model_copy(update={"precision": precision})
+    dataset, (both, alone, plain) = data.load(project, "cuda"), (tmp_path / way for way in ("both", "alone", "plain"))
+    training.train(project, name, {seed: both / str(seed) for seed in (0, 1)}, dataset, "")
+    training.train(project, name, {1: alone / "1"}, dataset, "")
+    assert "can't be recorded" not in capsys.readouterr().out
+    monkeypatch.setattr(graphs, "WARM_UP", 10**9)
+    training.train(project, name, {1: plain / "1"}, dataset, "")
+    for file in ("model.safetensors", "log.csv"):
+        assert (both / "1" / file).read_bytes() == (alone / "1" / file).read_bytes()
+    assert [pytest.approx(row, rel=0.05, abs=0.05) for row in logged(plain / "1")] == logged(alone / "1")
+
+
+def logged(folder):
+    """The rows of a log, as numbers."""
+    return [[float(x) for x in row] for row in csv.reader((folder / "log.csv").read_text().split()[1:])]
 
 
 def test_numbers_and_random_numbers_are_new_in_every_replay(project, tmp_path):
