@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from tiny import ROOT
 
 from qmvae import figures, files, tables, training
+from qmvae.graphs import Turn
 
 
 def test_a_failed_write_keeps_the_file_that_was_there(tmp_path):
@@ -45,7 +47,8 @@ def save_checkpoint(folder, size):
     optimizer = torch.optim.Adam(model.parameters())
     model(torch.ones(1, size)).sum().backward()
     optimizer.step()
-    training.save_state(folder / "file", "fingerprint", size, model, optimizer, training.Log(1))
+    parts = {"model": model, "optimizer": optimizer, "turn": Turn(0, torch.device("cpu")), "log": training.Log(1)}
+    training.save_state(SimpleNamespace(folder=folder, fingerprint="fingerprint", **parts), size)
 
 
 def save_figure(folder, size):

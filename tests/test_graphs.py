@@ -53,7 +53,7 @@ def taped(recorded: Recorded):
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path, monkeypatch, one_thread):
     monkeypatch.chdir(write_project(tmp_path, steps=24))
     run = params.load()
     data.save(data.make(run), run)
