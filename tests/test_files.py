@@ -1,6 +1,7 @@
 """Files are whole or not there."""
 
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -40,6 +41,7 @@ def room_for(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        gc.collect()  # closes the file that Matplotlib leaves open then, lest a later test be warned of it
 
 
 def save_checkpoint(folder, size):
