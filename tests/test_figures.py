@@ -14,6 +14,7 @@ from qmvae import figures
 def closed():
     """No warning of text without room or without a glyph, and no figure that stays open."""
     with warnings.catch_warnings(action="error"):
+        warnings.simplefilter("ignore", ResourceWarning)  # of what an earlier test left to be collected
         yield
     plt.close("all")
 

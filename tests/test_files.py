@@ -1,7 +1,6 @@
 """Files are whole or not there."""
 
 import contextlib
-import gc
 import os
 import resource
 import signal
@@ -41,7 +40,6 @@ def room_for(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        gc.collect()  # closes the file that Matplotlib leaves open then, lest a later test be warned of it
 
 
 def save_checkpoint(folder, size):

@@ -64,15 +64,14 @@ def test_notes_of_who_works_on_what_that_nobody_keeps_are_removed(checkout, cont
 
 def test_notes_stay_as_long_as_a_dvc_lives_and_is_no_zombie(checkout):
     notes = checkout / ".dvc" / "tmp" / "rwlock"
-    process = subprocess.Popen([sys.executable, "-c", "input()", "dvc"], stdin=subprocess.PIPE)
-    notes.write_text(json.dumps({"read": {"/x": [{"pid": process.pid, "cmd": "dvc repro"}]}}))
-    repro.mend(checkout)
-    assert notes.exists()
-    process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and nobody has asked how it ended
-    repro.mend(checkout)
-    assert not notes.exists()
-    process.wait()
+    with subprocess.Popen([sys.executable, "-c", "input()", "dvc"], stdin=subprocess.PIPE) as process:
+        notes.write_text(json.dumps({"read": {"/x": [{"pid": process.pid, "cmd": "dvc repro"}]}}))
+        repro.mend(checkout)
+        assert notes.exists()
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and nobody has asked how it ended
+        repro.mend(checkout)
+        assert not notes.exists()
 
 
 def test_the_second_is_told_so_before_params_yaml_is_touched(checkout):
