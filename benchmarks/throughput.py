@@ -188,6 +188,8 @@ def main() -> None:
     models = {m: checkpoint.build(m, getattr(run, m), dataset.shapes, nets).to(device) for m in run.models}
     source, target = run.modalities
     panel = [kind(dataset.shapes[target]).to(device).eval() for kind in judges.KINDS.values()]
+    for network in (models["qmvae"], *panel):
+        network.to(memory_format=torch.channels_last)  # as an evaluation has them
     test = random_images(list(run.modalities), 10_000, device).test
     rows = torch.arange(10_000, device=device).repeat(6)  # as many conditions as subset has
 

@@ -45,20 +45,25 @@ def background(images: Tensor) -> Tensor:
 
 def styles(images: Tensor) -> dict[str, Tensor]:
     """Style of uint8 images, (N, K) each: of grey ones thickness and slant, of coloured ones the background."""
-    images = images.cpu().float() / 255
-    if images.shape[1] == 1:
-        return {"thickness": thickness(images)[:, None], "slant": slant(images)[:, None]}
-    return {"background": background(images)}
+    grey = images.shape[1] == 1
+    measures = {"thickness": thickness, "slant": slant} if grey else {"background": background}
+    chunks = images.split(CHUNK)  # as floats, all images at once would take most of an evaluation's memory
+    return {
+        what: torch.cat([measure(chunk.cpu().float() / 255).view(len(chunk), -1) for chunk in chunks])
+        for what, measure in measures.items()
+    }
 
 
 @torch.no_grad()
 def codes(model: MultimodalVAE, name: str, images: Tensor) -> dict[str, Tensor]:
     """Posterior means of one modality's uint8 images: `shared` (N, shared) and, where there is one, `private`."""
-    chunks = [chunk.float() / 255 for chunk in images.split(CHUNK)]
-    found = {"shared": torch.cat([model.shared({name: chunk}).mean for chunk in chunks])}
-    if model.sizes["private"]:
-        found["private"] = torch.cat([model.private(name, chunk).mean for chunk in chunks])
-    return {kind: values.cpu().double() for kind, values in found.items()}
+    found: dict[str, list[Tensor]] = {"shared": [], "private": []}
+    for chunk in images.split(CHUNK):
+        x = chunk.float() / 255
+        found["shared"].append(model.shared({name: x}).mean)
+        if model.sizes["private"]:
+            found["private"].append(model.private(name, x).mean)
+    return {kind: torch.cat(means).cpu().double() for kind, means in found.items() if means}
 
 
 def probe(model: MultimodalVAE, dataset: data.Dataset) -> dict[str, float]:

@@ -41,8 +41,10 @@ class Oracle(MultimodalVAE):
 
 
 class Reader(torch.nn.Module):
+    classes = torch.nn.Identity()
+
     def features(self, images):
-        return images.flatten(1)[:, :3]
+        return torch.nn.functional.one_hot(digit_of(images), 10).float()
 
     def predict(self, images):
         return digit_of(images)
