@@ -185,11 +185,10 @@ def main() -> None:
     steps = arguments.steps or (2000 if device.type == "cuda" else 30)
     dataset = random_images(list(run.modalities), (SHORT + steps) * batch_size, device)
     nets = {m: modality.net for m, modality in run.modalities.items()}
-    models = {m: checkpoint.build(m, getattr(run, m), dataset.shapes, nets).to(device) for m in run.models}
+    where = {"device": device, "memory_format": torch.channels_last}  # as an evaluation has its networks
+    models = {m: checkpoint.build(m, getattr(run, m), dataset.shapes, nets).to(**where) for m in run.models}
     source, target = run.modalities
-    panel = [kind(dataset.shapes[target]).to(device).eval() for kind in judges.KINDS.values()]
-    for network in (models["qmvae"], *panel):
-        network.to(memory_format=torch.channels_last)  # as an evaluation has them
+    panel = [kind(dataset.shapes[target]).to(**where).eval() for kind in judges.KINDS.values()]
     test = random_images(list(run.modalities), 10_000, device).test
     rows = torch.arange(10_000, device=device).repeat(6)  # as many conditions as subset has
 

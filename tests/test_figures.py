@@ -1,5 +1,6 @@
 """Figures: what each draws, and that the same figure is the same bytes."""
 
+import gc
 import warnings
 
 import matplotlib.pyplot as plt
@@ -13,8 +14,8 @@ from qmvae import figures
 @pytest.fixture(autouse=True)
 def closed():
     """No warning of text without room or without a glyph, and no figure that stays open."""
+    gc.collect()  # what an earlier test left open is no warning of these
     with warnings.catch_warnings(action="error"):
-        warnings.simplefilter("ignore", ResourceWarning)  # of what an earlier test left to be collected
         yield
     plt.close("all")
 
