@@ -14,38 +14,39 @@ help: ## this list
 	@echo "PRESET=quick|subset|paper and DATA=<folder> choose what is run; they are written into params.yaml."
 
 repro: $(VENV)/installed ## install and run the pipeline: images, training, tables, figures, notebooks (dvc repro)
-	@$(VENV)/bin/python -m qmvae.repro $(SWITCH)
+	@$(VENV)/bin/python -m qmvae repro $(SWITCH)
 
 # The stages that make what the notebooks read; the notebooks themselves are run by nbval, which compares their outputs.
-# Two files of tests at once; threads that wait give way, else they slow each other down several times.
+# Two files of tests at once, one thread each: threads that wait for a core slow each other down several times.
 test: $(VENV)/installed ## install and run every check: the models of `quick` trained, unit tests, notebooks compared (nbval)
 	@[ "$(PRESET)" = quick ] || { [ -z "$(PRESET)" ] && grep -qE '^preset: +quick( |$$)' params.yaml; } || { \
 	    echo "make test: the notebooks are compared with the preset quick, but another is asked for: make test PRESET=quick"; exit 1; }
-	@$(VENV)/bin/python -m qmvae.repro $(SWITCH) metrics
+	@$(VENV)/bin/python -m qmvae repro $(SWITCH) metrics
 	@$(VENV)/bin/pip install --quiet playwright==1.65.2 || echo "make test: without playwright no browser looks at the web pages"
-	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest --nbval -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --nbval -n 2 --dist loadfile
 
 check: $(VENV)/installed ## lint, types, and notebooks that hold nothing of one machine (ruff, mypy)
 	$(VENV)/bin/pip install --quiet ruff==0.17.6 mypy==2.4.1
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check --quiet
-	$(VENV)/bin/mypy qmvae
-	$(VENV)/bin/python -m qmvae.notebooks --check
+	$(VENV)/bin/mypy qmvae tools ablations
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python -m qmvae check-notebooks
 
 # QMVAE_FAULTS_SEED=<number> chooses other random moments.
-test-faults: $(VENV)/installed ## install and inject every fault of the README's table: kills, Ctrl-C, full disks, ... (about an hour)
+test-faults: $(VENV)/installed ## install and inject every fault of docs/robustness.md: kills, Ctrl-C, full disks, ... (about an hour)
 	$(VENV)/bin/python -m pytest -m "faults or not faults" tests
 
 # Other Pythons with the pins of the lock: make test VENV=.venv-3.13 PYTHON=python3.13
 test-oldest: $(VENV)/installed ## for maintainers: unit tests with the lowest versions that pyproject.toml allows (torch 2.11)
 	$(VENV)/bin/pip install --quiet uv
 	$(VENV)/bin/uv venv --quiet --clear --python $(PYTHON) .venv-oldest
-	$(VENV)/bin/uv pip install --quiet --python .venv-oldest --resolution lowest-direct -r pyproject.toml
+	$(VENV)/bin/uv pip install --quiet --python .venv-oldest --resolution lowest-direct --all-extras -r pyproject.toml
 	$(VENV)/bin/uv pip install --quiet --python .venv-oldest --no-deps --no-build-isolation -e .
 	.venv-oldest/bin/python -m pytest tests
 
 ablations: $(VENV)/installed ## train Q-MVAE with one part changed at a time, and with three modalities (ablations/dvc.yaml): hours on 2 cores for `subset`
-	@$(VENV)/bin/python -m qmvae.repro $(SWITCH) ablations/dvc.yaml
+	@$(VENV)/bin/python -m qmvae repro $(SWITCH) ablations/dvc.yaml
 
 # MultiVae and what it imports that we don't go into a folder of their own; it needs a quiet machine.
 BENCH := multivae==1.0.3 pythae==0.1.2 imageio==2.38.1 nltk==3.10.4 regex==2026.11.15 torchmetrics==1.9.0 lightning-utilities==0.15.3
@@ -56,21 +57,20 @@ bench: $(VENV)/installed ## measure training and evaluation against MultiVae and
 	$(VENV)/bin/python benchmarks/scaling.py
 	$(VENV)/bin/python benchmarks/rehearsal.py
 
-speedrun: $(VENV)/installed ## how many core-minutes to which accuracy; after `make repro PRESET=subset DATA=...`, which leaves images and judges
+speedrun: $(VENV)/installed ## how many core-minutes to which accuracy; after `make repro PRESET=subset DATA=...`, which leaves images and classifiers
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/speedrun.py
 
 # No news, no look for updates, no catalogue of extensions: nothing is asked of the network.
 lab: $(VENV)/installed ## open the notebooks in JupyterLab
-	$(VENV)/bin/jupyter lab --notebook-dir=notebooks --LabApp.news_url=None --LabApp.extension_manager=readonly \
+	$(VENV)/bin/jupyter lab notebooks/01_data.ipynb --LabApp.news_url=None --LabApp.extension_manager=readonly \
 	    --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
-# Built anew each time, since DVC does not see the notebook on ablations change.
 site: $(VENV)/installed ## run the pipeline, then turn README, notebooks and a playground into web pages: open reports/site/index.html
-	rm -rf reports/site
-	@$(VENV)/bin/python -m qmvae.repro $(SWITCH) site/dvc.yaml
+	@$(VENV)/bin/python -m qmvae repro $(SWITCH)
+	$(VENV)/bin/python tools/site.py
 
 notebooks: $(VENV)/installed ## for maintainers: run the pipeline, then take the outputs of the executed notebooks (`quick`; 09 and 10: `subset`)
-	@$(VENV)/bin/python -m qmvae.repro --preset quick
+	@$(VENV)/bin/python -m qmvae repro --preset quick
 	cp reports/quick/notebooks/0[1-8]*.ipynb reports/quick/notebooks/11*.ipynb notebooks/
 	cp reports/subset/notebooks/09*.ipynb reports/subset/notebooks/10*.ipynb notebooks/
 	$(VENV)/bin/dvc commit --quiet --force dvc.yaml  # not ablations/dvc.yaml, which was run on `subset`
@@ -83,7 +83,7 @@ checkpoint: $(VENV)/installed ## for maintainers: publish the first trained Q-MV
 lock: $(VENV)/installed ## for maintainers: resolve pyproject.toml into requirements.lock, for Linux and macOS
 	$(VENV)/bin/pip install --quiet uv
 	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	    --no-annotate pyproject.toml -o requirements.lock
+	    --no-annotate --all-extras pyproject.toml -o requirements.lock
 
 clean: ## remove what runs made for machines (artifacts, DVC's cache); reports, data and .venv stay
 	rm -rf artifacts .dvc/cache .dvc/tmp .pytest_cache

@@ -1,10 +1,12 @@
-"""Ablations change what they name and nothing else, and what they find is collected as it was found."""
+"""Ablations change what they name and nothing else, and their measures are collected as they were found."""
 
 import pytest
 import yaml
-from tiny import write_project
+from tiny import make_data, write_project
 
-from qmvae import ablations, data, files, judges, params
+from ablations import ablate, collect
+from qmvae.pipeline import files, params
+from qmvae.pipeline.stages import classifiers
 
 
 @pytest.fixture
@@ -15,20 +17,20 @@ def project(tmp_path, monkeypatch):
     changes = ("as_it_is", "printed_objective", "hardest_negatives")
     every = document["ablations"]["changes"]
     document["ablations"] |= {"steps": 20, "changes": {name: every[name] for name in changes}}
-    document["presets"]["tiny"]["judges"]["batch_size"] = 16
+    document["presets"]["tiny"]["classifiers"]["batch_size"] = 16
     path.write_text(yaml.safe_dump(document, sort_keys=False))
     return tmp_path
 
 
 def test_an_ablation_changes_what_it_names_and_keeps_the_rest(project):
     run = params.load()
-    changed = ablations.changed(run, "hardest_negatives")
+    changed = ablate.with_change(run, "hardest_negatives")
     assert changed.qmvae.negatives == run.qmvae.negatives.model_copy(update={"policy": "hardest"})
     assert changed.qmvae.model_copy(update={"negatives": run.qmvae.negatives}) == run.qmvae
     assert changed.training["qmvae"] == run.training["qmvae"].model_copy(update={"steps": 20, "seeds": [0]})
-    assert ablations.changed(run, "as_it_is").qmvae == run.qmvae
-    with pytest.raises(params.ParamsError, match="no 'nothing'; there are as_it_is, printed_objective"):
-        ablations.changed(run, "nothing")
+    assert ablate.with_change(run, "as_it_is").qmvae == run.qmvae
+    with pytest.raises(params.ParamsError, match="no 'nothing'; expected one of as_it_is, printed_objective"):
+        ablate.with_change(run, "nothing")
 
 
 def test_unknown_and_wrong_changes_are_refused_when_params_yaml_is_read(project):
@@ -36,7 +38,7 @@ def test_unknown_and_wrong_changes_are_refused_when_params_yaml_is_read(project)
     text = path.read_text()
     for wrong, message in (
         ("objective: prinetd", r"ablations.changes.printed_objective.objective: .*found 'prinetd'"),
-        ("objectiv: printed", r"ablations.changes.printed_objective.objectiv: unknown key; there are alpha1, alpha2"),
+        ("objectiv: printed", r"ablations.changes.printed_objective.objectiv: unknown key; expected one of alpha1"),
     ):
         path.write_text(text.replace("objective: printed", wrong))
         with pytest.raises(params.ParamsError, match=message):
@@ -44,12 +46,11 @@ def test_unknown_and_wrong_changes_are_refused_when_params_yaml_is_read(project)
 
 
 def test_from_training_to_the_report(project, capsys):
-    run = params.load()
-    data.save(data.make(run), run)
-    judges.run(run)
+    run = make_data(project)
+    classifiers.run(run)
     for name in run.ablations.changes:
-        ablations.run(run, name)
-    ablations.collect(run)
+        ablate.ablate(run, name)
+    collect.collect(run)
     report = files.load_json(run.reports / "ablations.json")
     assert report["steps"] == 20 and report["changes"]["printed_objective"] == {"objective": "printed"}
     for name, found in report["ablations"].items():
@@ -58,6 +59,6 @@ def test_from_training_to_the_report(project, capsys):
     assert (run.reports / "figures" / "leak.png").exists()
     before = (run.artifacts / "ablations" / "as_it_is.json").read_bytes()
     capsys.readouterr()
-    ablations.run(run, "as_it_is")
+    ablate.ablate(run, "as_it_is")
     assert "kept, made earlier" in capsys.readouterr().out
     assert (run.artifacts / "ablations" / "as_it_is.json").read_bytes() == before

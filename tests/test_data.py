@@ -1,6 +1,5 @@
-"""Pairs, batches, the built-in images, and what is written and read. The other two sources: test_data_sources.py."""
+"""Pairs, batches, the built-in images, and their files. The other two sources: test_data_sources.py."""
 
-import os
 import subprocess
 import sys
 
@@ -8,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from tiny import ROOT, write_params, write_project
+from tiny import environment, make_data, write_params, write_project
 
-from qmvae import data, files
-from qmvae import params as parameters
-from qmvae.data import __main__ as command
 from qmvae.data import builtin
+from qmvae.data.checks import DataError
+from qmvae.data.dataset import Dataset, Split, build, pair_by_class
+from qmvae.data.sources import files_read, read
+from qmvae.pipeline import files
+from qmvae.pipeline import params as parameters
+from qmvae.pipeline.datasets import load_dataset, save_dataset
 
 MNIST_TRAIN = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 MNIST_TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -35,7 +37,7 @@ def generator(seed=0):
 )
 def test_the_papers_counts_of_pairs(mnist, svhn, expected):
     labels = {"mnist": shuffled_labels(mnist), "svhn": shuffled_labels(svhn, seed=1)}
-    pairs = data.pair(labels, 30, generator())
+    pairs = pair_by_class(labels, 30, generator())
     assert pairs.shape == (expected, 2) and pairs.dtype == torch.int32
     assert (labels["mnist"][pairs[:, 0].long()] == labels["svhn"][pairs[:, 1].long()]).all()
 
@@ -44,7 +46,7 @@ def test_the_papers_counts_of_pairs(mnist, svhn, expected):
 def test_each_image_up_to_the_poorest_modality_is_paired_equally_often(modalities):
     counts = [[5, 9, 7] + [3] * 7, [8, 4, 7] + [6] * 7, [6, 5, 2] + [9] * 7][:modalities]
     labels = [shuffled_labels(c, seed) for seed, c in enumerate(counts)]
-    pairs = data.pair(labels, 4, generator())
+    pairs = pair_by_class(labels, 4, generator())
     poorest = [min(c) for c in zip(*counts, strict=True)]
     assert pairs.shape == (4 * sum(poorest), modalities)
     for column, of_modality in zip(pairs.long().T, labels, strict=True):
@@ -57,7 +59,7 @@ def test_each_image_up_to_the_poorest_modality_is_paired_equally_often(modalitie
 
 def test_a_redraw_shows_all_images_of_the_richer_modality():
     labels = [shuffled_labels([90] + [20] * 9), shuffled_labels([30] + [20] * 9, seed=1)]
-    pairs = data.pair(labels, 30, generator(), redraw=True)
+    pairs = pair_by_class(labels, 30, generator(), redraw=True)
     assert len(pairs) == 30 * (30 + 9 * 20)  # as many as without
     assert set(pairs[:, 0].tolist()) == set(range(len(labels[0])))
     for of_a_round in pairs[: 30 * 30].split(30):  # the zeros: 30 of 90 beside all 30
@@ -67,23 +69,39 @@ def test_a_redraw_shows_all_images_of_the_richer_modality():
 
 def test_a_class_gives_at_most_ten_thousand_images():
     labels = [shuffled_labels([10_500] + [1] * 9), shuffled_labels([10_200] + [1] * 9)]
-    assert len(data.pair(labels, 1, generator())) == 10_009
+    assert len(pair_by_class(labels, 1, generator())) == 10_009
 
 
-def test_pairs_hang_on_the_seed_and_partners_change():
+def test_pairs_depend_on_the_seed_and_partners_change():
     labels = [shuffled_labels([50] * 10), shuffled_labels([50] * 10, seed=1)]
-    once = data.pair(labels, 2, generator(0))
-    assert torch.equal(once, data.pair(labels, 2, generator(0)))
-    assert not torch.equal(once, data.pair(labels, 2, generator(1)))
+    once = pair_by_class(labels, 2, generator(0))
+    assert torch.equal(once, pair_by_class(labels, 2, generator(0)))
+    assert not torch.equal(once, pair_by_class(labels, 2, generator(1)))
     first, second = (dict(half.tolist()) for half in once[:100].split(50))  # the two rounds of the class 0
     assert first.keys() == second.keys() and first != second
+
+
+@pytest.mark.parametrize("classes", [(2, 5, 9), range(-13, 13), (-7, 10**12)])
+@pytest.mark.parametrize("redraw", [False, True])
+def test_any_labels_are_classes(classes, redraw):
+    order = generator().manual_seed(0)
+    labels = [
+        torch.tensor(classes).repeat(times)[torch.randperm(times * len(classes), generator=order)] for times in (3, 4)
+    ]
+    pairs = pair_by_class(labels, 2, generator(), redraw).long()
+    assert pairs.shape == (2 * 3 * len(classes), 2)
+    shown = labels[0][pairs[:, 0]]
+    assert torch.equal(shown, labels[1][pairs[:, 1]]) and torch.equal(shown, shown.sort().values)
+    assert set(pairs[:, 0].tolist()) == set(range(3 * len(classes)))
+    renumbered = [torch.searchsorted(torch.tensor(classes), of_modality) for of_modality in labels]
+    assert torch.equal(pair_by_class(renumbered, 2, generator(), redraw).long(), pairs)  # the order of classes counts
 
 
 def a_split():
     greys, white = torch.arange(3 * 4).view(3, 1, 2, 2) * 20, torch.full((2, 3, 2, 2), 255)
     images = {"mnist": greys.to(torch.uint8), "svhn": white.to(torch.uint8)}
     labels = {"mnist": torch.tensor([4, 7, 4]), "svhn": torch.tensor([7, 4])}
-    return data.Split(images, labels, torch.tensor([[0, 1], [1, 0], [2, 1]], dtype=torch.int32))
+    return Split(images, labels, torch.tensor([[0, 1], [1, 0], [2, 1]], dtype=torch.int32))
 
 
 def test_a_batch_holds_the_pairs_asked_for():
@@ -96,11 +114,20 @@ def test_a_batch_holds_the_pairs_asked_for():
     assert split.images["svhn"].dtype == torch.uint8 and split.images["svhn"].min() == 255  # untouched
 
 
-def test_examples_are_the_nth_image_of_each_digit():
+def test_examples_are_the_nth_image_of_each_class():
     labels = torch.arange(30) // 3
     images = torch.arange(30, dtype=torch.uint8).view(30, 1, 1, 1)
-    split = data.Split({"mnist": images}, {"mnist": labels}, torch.zeros(1, 1, dtype=torch.int32))
+    split = Split({"mnist": images}, {"mnist": labels}, torch.zeros(1, 1, dtype=torch.int32))
     assert (255 * split.examples("mnist", nth=1)).round().flatten().tolist() == [3 * digit + 1 for digit in range(10)]
+
+
+def test_examples_start_again_where_a_class_has_few_images():
+    labels, images = torch.tensor([26, -1, 26, 7]), torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1)
+    split = Split({"photo": images}, {"photo": labels}, torch.zeros(1, 1, dtype=torch.int32))
+    of = [(255 * split.examples("photo", nth)).round().flatten().tolist() for nth in range(4)]
+    assert of == [[1, 3, 0], [1, 3, 2], [1, 3, 0], [1, 3, 2]]  # by class: -1, 7, 26
+    dataset = Dataset(split, split, {"photo": "Photos"})
+    assert dataset.classes.tolist() == [-1, 7, 26] and dataset.classes.dtype == torch.int64
 
 
 @pytest.fixture
@@ -113,9 +140,9 @@ def one_variant(monkeypatch):
     monkeypatch.setattr(builtin, "VARIANTS", 1)
 
 
-@pytest.mark.parametrize("draw", [builtin.handwriting, builtin.street_numbers])
-def test_builtin_images_hang_on_the_seed_alone(draw, few_street_numbers, one_variant):
-    once, again, other = draw(0), draw(0), draw(1)
+@pytest.mark.parametrize("render", [builtin.handwriting, builtin.street_numbers])
+def test_builtin_images_depend_on_the_seed_alone(render, few_street_numbers, one_variant):
+    once, again, other = render(0), render(0), render(1)
     assert all(np.array_equal(once[key], again[key]) for key in once)
     assert not np.array_equal(once["train_images"], other["train_images"])
 
@@ -130,23 +157,19 @@ def test_no_scanned_digit_is_on_both_sides():
     assert not np.array_equal(parts["test"], builtin.split_originals(labels, seed=1)["test"])
 
 
-def test_variants_are_drawn_from_their_own_side(monkeypatch, one_variant):
-    drawn = []
-    monkeypatch.setattr(builtin, "_pen", lambda scan, rng: drawn.append(scan.tobytes()) or np.zeros((28, 28), np.uint8))
+def test_variants_are_rendered_from_their_own_side(monkeypatch, one_variant):
+    used, blank = [], np.zeros((28, 28), np.uint8)
+    monkeypatch.setattr(builtin, "_variant", lambda scan, rng: used.append(scan.tobytes()) or blank)
     arrays = builtin.handwriting(0)
-    train, test = set(drawn[: len(arrays["train_labels"])]), set(drawn[len(arrays["train_labels"]) :])
+    train, test = set(used[: len(arrays["train_labels"])]), set(used[len(arrays["train_labels"]) :])
     assert len(train) + len(test) == 1797 and not train & test  # all scans differ
 
 
-def quick(folder, **changes):
-    """The preset `quick` with its files in `folder`."""
-    return parameters.load("quick", ROOT).model_copy(update={"root": folder, **changes})
-
-
-def test_the_quick_images(tmp_path, monkeypatch):
+def test_the_quick_images(tmp_path, monkeypatch, capsys):
     assert builtin.STREET_COUNTS == {"train": 10_000, "test": 2_000}
     monkeypatch.setattr(builtin, "STREET_COUNTS", {"train": 1000, "test": 200})  # for the time it takes
-    dataset = data.make(quick(tmp_path))
+    titles = {"mnist": "built-in handwriting", "svhn": "built-in street numbers"}
+    dataset = build(read("builtin", tmp_path, titles, seed=0), titles, 30, 0, redraw=False)
     assert dataset.shapes == {"mnist": (1, 28, 28), "svhn": (3, 32, 32)}
     assert dataset.describe() == "built-in handwriting 10,507/2,072 + built-in street numbers 1,000/200"
     for split in (dataset.train, dataset.test):
@@ -157,67 +180,67 @@ def test_the_quick_images(tmp_path, monkeypatch):
     assert edge[:, :, [0, -1]].mean() < 5 and 20 < edge.mean() < 60  # white on black, with a margin, as MNIST
     assert dataset.train.images["svhn"].float().std(dim=(1, 2, 3)).min() > 2  # none is blank
     assert len(dataset.train.pairs) == 30 * 1000 and len(dataset.test.pairs) == 30 * 200  # the classes are balanced
+    assert dataset.classes.tolist() == list(range(10)) and capsys.readouterr().err == ""  # no warning
+    assert files_read("builtin", tmp_path, titles) == []
 
 
-def test_the_builtin_source_knows_two_modalities(tmp_path):
-    settings = quick(tmp_path)
-    extra = settings.modalities | {"speech": settings.modalities["mnist"]}
-    with pytest.raises(data.DataError, match="speech.*mnist and svhn.*archive"):
-        builtin.read(quick(tmp_path, modalities=extra), "speech")
+def test_the_builtin_source_has_two_modalities():
+    with pytest.raises(DataError, match="speech.*mnist and svhn.*archive"):
+        builtin.read("speech", 0)
+
+
+def build_as(run):
+    """Read and pair the images as the stage does."""
+    found = read(run.images.source, run.data, run.modalities, run.images.seed)
+    return build(found, run.images.titles, run.pairs.multiplier, run.pairs.seed, run.pairs.redraw)
 
 
 def test_what_is_saved_is_loaded(tmp_path):
     write_project(tmp_path)
-    settings = parameters.load(root=tmp_path)
-    dataset = data.make(settings)
-    data.save(dataset, settings)
-    loaded = data.load(settings)
+    run = parameters.load(root=tmp_path)
+    dataset, folder = build_as(run), run.artifacts / "data"
+    save_dataset(dataset, folder)
+    loaded = load_dataset(folder, run.modalities)
     assert loaded.titles == dataset.titles and loaded.describe() == "MNIST 120/40 + SVHN subset 120/40"
     for before, after in ((dataset.train, loaded.train), (dataset.test, loaded.test)):
         assert torch.equal(before.pairs, after.pairs) and list(before.images) == list(after.images)
         for name in before.images:
             assert torch.equal(before.images[name], after.images[name]) and before.images[name].dtype == torch.uint8
             assert torch.equal(before.labels[name], after.labels[name])
-    folder = settings.artifacts / "data"
     written = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert written.keys() == {"images.safetensors", "pairs.safetensors"}
-    data.save(data.make(settings), settings)
+    save_dataset(build_as(run), folder)
     assert written == {path.name: path.read_bytes() for path in folder.iterdir()}  # DVC sees no change
 
 
 def test_files_that_do_not_fit_are_named(tmp_path):
     write_project(tmp_path)
-    settings = parameters.load(root=tmp_path)
+    run = parameters.load(root=tmp_path)
+    folder = run.artifacts / "data"
     with pytest.raises(files.FileError, match="images.safetensors.*dvc repro"):
-        data.load(settings)
-    data.save(data.make(settings), settings)
-    extra = settings.modalities | {"speech": settings.modalities["mnist"]}
+        load_dataset(folder, run.modalities)
+    save_dataset(build_as(run), folder)
     with pytest.raises(files.FileError, match="speech.*dvc repro"):
-        data.load(settings.model_copy(update={"modalities": extra}))
-    pairs = settings.artifacts / "data" / "pairs.safetensors"
+        load_dataset(folder, [*run.modalities, "speech"])
+    pairs = folder / "pairs.safetensors"
     tensors, _ = files.load_tensors(pairs)
     files.save_tensors(pairs, tensors | {"test": tensors["train"] + 40})
     with pytest.raises(files.FileError, match="test: the pairs are not of these images.*dvc repro"):
-        data.load(settings)
+        load_dataset(folder, run.modalities)
     pairs.write_bytes(pairs.read_bytes()[:-9])
     with pytest.raises(files.FileError, match="pairs.safetensors.*dvc repro"):
-        data.load(settings)
+        load_dataset(folder, run.modalities)
 
 
 def test_the_modalities_keep_their_order_when_params_yaml_changes_it(tmp_path):
-    write_project(tmp_path)
-    settings = parameters.load(root=tmp_path)
-    data.save(data.make(settings), settings)
-    backwards = settings.model_copy(update={"modalities": dict(reversed(settings.modalities.items()))})
-    split = data.load(backwards).train
+    run = make_data(write_project(tmp_path))
+    split = load_dataset(run.artifacts / "data", list(reversed(run.modalities))).train
     assert list(split.images) == ["mnist", "svhn"]  # DVC takes the two files for equal, so the pairs must stay right
     assert torch.equal(split.labels["mnist"][split.pairs[:, 0].long()], split.labels["svhn"][split.pairs[:, 1].long()])
 
 
-def test_the_command_says_what_it_made(tmp_path, monkeypatch, capsys):
-    write_project(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    command.main()
+def test_the_command_says_what_it_made(tmp_path, capsys):
+    make_data(write_project(tmp_path))
     assert capsys.readouterr().out.splitlines() == [
         "MNIST: 120 training and 40 test images, 1x16x16",
         "SVHN subset: 120 training and 40 test images, 3x16x16",
@@ -228,9 +251,8 @@ def test_the_command_says_what_it_made(tmp_path, monkeypatch, capsys):
 def test_the_command_fails_with_one_message(tmp_path):
     write_params(tmp_path)
     (tmp_path / "data").mkdir()
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "qmvae.data"]
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "qmvae", "data"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment(OMP_NUM_THREADS="1"), capture_output=True, text=True)
     assert run.returncode == 1 and run.stdout == "" and "Traceback" not in run.stderr
     assert len(run.stderr.splitlines()) == 1 and str(tmp_path / "data" / "mnist.npz") in run.stderr
     assert not (tmp_path / "artifacts").exists()

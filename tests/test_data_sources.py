@@ -17,16 +17,18 @@ import pytest
 import scipy.io
 import torch
 import yaml
-from tiny import ROOT, write_project
+from tiny import environment, write_project
 from torchvision.datasets import MNIST, SVHN
 
-from qmvae import data
-from qmvae import params as parameters
-from qmvae.data import __main__ as command
+from qmvae import __main__ as command
 from qmvae.data import archive, official
+from qmvae.data.checks import DataError, check_sides
+from qmvae.data.dataset import build
+from qmvae.data.sources import files_read, read
 
 MNIST_TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 REAL = Path(__file__).parents[2] / "shared" / "data"
+NAMES = ("mnist", "svhn")
 
 
 @pytest.fixture
@@ -43,8 +45,13 @@ def rewrite(project, **arrays):
     np.savez(path, **{key: array for key, array in arrays.items() if array is not None})
 
 
+def build_from(source, folder, names=NAMES, redraw=False):
+    titles = {"mnist": "MNIST", "svhn": "SVHN"}
+    return build(read(source, folder, names, 0), {n: titles.get(n, n) for n in names}, 30, 0, redraw)
+
+
 def make(project):
-    return data.make(parameters.load(root=project))
+    return build_from("archive", project / "data")
 
 
 def images(*shape, dtype=np.uint8):
@@ -56,26 +63,59 @@ LABELS = np.arange(120) % 10
 # what is put into mnist.npz, and what the message then says after naming the file
 BAD_ARRAYS = {
     "missing": (dict(test_labels=None), "test_labels: not in it"),
-    "floats": (dict(train_images=images(120, 16, 16, dtype=np.float32)), "train_images: found type float32, expected"),
+    "floats": (
+        dict(train_images=images(120, 16, 16, dtype=np.float32)),
+        r"train_images: found type float32, expected uint8, 0 to 255; save .*of values 0 to 1 `\(images \* 255\)",
+    ),
     "nan": (dict(test_images=np.full((40, 16, 16), np.nan)), "test_images: found type float64, expected uint8"),
     "signed": (dict(train_images=images(120, 16, 16, dtype=np.int8)), "train_images: found type int8, expected uint8"),
     "objects": (dict(train_images=np.full((120, 16, 16), None)), "train_images: found pickled Python objects"),
-    "text": (dict(train_labels=LABELS.astype(str)), r"train_labels: found type <U\d+, expected integers 0..9"),
+    "text": (dict(train_labels=LABELS.astype(str)), r"train_labels: found type <U\d+, expected integers; number"),
     "float labels": (dict(test_labels=np.full(40, np.nan)), "test_labels: found type float64, expected integers"),
     "flat": (dict(train_images=images(120, 256)), r"train_images: found shape \(120, 256\), expected \(N, height"),
     "five sizes": (dict(train_images=images(120, 1, 1, 16, 16)), "train_images: found shape .*, expected"),
-    "channels first": (dict(train_images=images(120, 3, 16, 16)), "train_images: found shape .*, expected 1 or 3"),
+    "channels first": (
+        dict(train_images=images(120, 3, 16, 16)),
+        r"train_images: found shape \(120, 3, 16, 16\), expected 1 or 3 .*`images.transpose\(0, 2, 3, 1\)`",
+    ),
     "two channels": (dict(train_images=images(120, 16, 16, 2)), "train_images: found shape .*, expected 1 or 3"),
     "too small": (dict(train_images=images(120, 8, 8)), "train_images: found shape .*, expected sides of 16 to"),
     "no images": (dict(train_images=images(0, 16, 16)), "train_images: found no image, expected at least one"),
     "one more": (dict(train_labels=np.arange(121) % 10), "train_labels: found 121 labels for 120 images, expected"),
     "label rows": (dict(train_labels=LABELS[:, None]), r"train_labels: found shape \(120, 1\), expected \(N,\)"),
     "one label": (dict(train_labels=np.int64(3)), r"train_labels: found shape \(\), expected \(N,\)"),
-    "label 10": (dict(train_labels=LABELS + 1), "train_labels: found labels 1 to 10, expected 0..9"),
-    "label -1": (dict(test_labels=np.arange(40) % 10 - 1), "test_labels: found labels -1 to 8, expected 0..9"),
-    "huge label": (dict(train_labels=LABELS.astype(np.uint64) + 2**63), "train_labels: found labels 9223.*, expected"),
-    "class gone": (dict(train_labels=LABELS % 9), "train_labels: found no image of class 9, expected some of each"),
-    "test class gone": (dict(test_labels=np.arange(40) % 8), "test_labels: found no image of class 8, 9, expected"),
+    "label 10": (dict(train_labels=LABELS + 1), "train_labels: found no image of class 0; .*test_labels: .* class 10"),
+    "label -1": (
+        dict(test_labels=np.arange(40) % 10 - 1),
+        "train_labels: found no image of class -1; .*test_labels: found no image of class 9; "
+        ".*svhn.npz: train_labels and test_labels: found no image of class -1, expected each class",
+    ),
+    "huge label": (
+        dict(train_labels=LABELS.astype(np.uint64) + 2**63),
+        r"train_labels: found 10 classes, 9223\d* to 9223\d*, expected at most 100, below 2\*\*63; renumber",
+    ),
+    "a label an image": (
+        dict(train_labels=np.arange(120)),
+        "train_labels: found 120 classes, 0 to 119, expected at most",
+    ),
+    "class gone": (dict(train_labels=LABELS % 9), "train_labels: found no image of class 9, expected each class in"),
+    "test class gone": (
+        dict(test_labels=np.arange(40) % 8),
+        "test_labels: found no image of class 8, 9, expected each class in training",
+    ),
+    "labels from 1": (
+        dict(train_labels=LABELS + 1, test_labels=np.arange(40) % 10 + 1),
+        "train_labels and test_labels: found no image of class 0; "
+        ".*svhn.npz: train_labels and test_labels: found no image of class 10, expected .*`labels % 10`",
+    ),
+    "no value above 1": (
+        dict(train_images=images(120, 16, 16) + 1),
+        r"train_images: found no value above 1, .*`images \* 255`",
+    ),
+    "floats cut off": (
+        dict(test_images=np.full((40, 16, 16), 0.9).astype(np.uint8)),
+        r"test_images: found no value above 0, expected 0 \(black\) to 255; save `images \* 255`, with floats before",
+    ),
     "other size": (dict(test_images=images(40, 24, 24)), r"test_images: found images of \(24, 24\), expected \(16, 16"),
     "other channels": (dict(test_images=images(40, 16, 16, 3)), "test_images: found images of .*, expected"),
 }
@@ -85,24 +125,135 @@ BAD_ARRAYS = {
 def test_a_bad_array_is_refused_by_name(project, fault):
     arrays, message = BAD_ARRAYS[fault]
     rewrite(project, **arrays)
-    with pytest.raises(data.DataError, match=message) as error:
+    with pytest.raises(DataError, match=message) as error:
         make(project)
     assert str(project / "data" / "mnist.npz") in str(error.value) and "\n" not in str(error.value)
 
 
-def relabel(project, *names):
-    """No image of these modalities shows a 9 any more, in training or in the test."""
+def relabel(project, *names, number=lambda labels: labels % 9, only=""):
+    """Number the classes of these modalities otherwise, in training and test, or in one of them."""
     for name in names:
         path = project / "data" / f"{name}.npz"
         with np.load(path) as old:
-            np.savez(path, **{k: v % 9 if k.endswith("labels") else v for k, v in old.items()})
+            arrays = {
+                k: number(v.astype(int)) if k.startswith(only) and k.endswith("labels") else v for k, v in old.items()
+            }
+        np.savez(path, **arrays)
 
 
-@pytest.mark.parametrize("names", [("svhn",), ("mnist", "svhn")])
-def test_a_class_that_one_modality_or_all_lack_is_named(project, names):
-    relabel(project, *names)
-    with pytest.raises(data.DataError, match=f"{names[0]}.npz: train_labels: found no image of class 9, expected some"):
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_class_that_one_modality_lacks_is_named(project, name, part):
+    relabel(project, name, only=part)
+    with pytest.raises(DataError, match=f"{name}.npz: {part}_labels: found no image of class 9, expected each class"):
         make(project)
+
+
+def test_the_labels_of_svhns_authors_are_named_with_their_cure(project):
+    relabel(project, "svhn", number=lambda labels: np.where(labels == 0, 10, labels))
+    with pytest.raises(DataError) as error:
+        make(project)
+    lacking = [f"{project / 'data' / n}.npz: train_labels and test_labels: found no image of class" for n in NAMES]
+    expected = "expected each class in training and test of every modality"
+    cure = "if 10 stands for the digit 0, save `labels % 10`"
+    assert str(error.value) == f"{lacking[0]} 10; {lacking[1]} 0, {expected}; {cure}"
+    relabel(project, "svhn", number=lambda labels: labels % 10)
+    assert make(project).classes.tolist() == list(range(10))
+
+
+def cured(project, number):
+    relabel(project, *NAMES, number=number)
+    return project
+
+
+@pytest.mark.parametrize(
+    ("number", "classes"),
+    [
+        (lambda labels: labels % 9, range(9)),
+        (lambda labels: labels + 1, range(1, 11)),
+        (lambda labels: 1000 * labels - 5000, range(-5000, 5000, 1000)),
+        (lambda labels: labels % 2 - 1, (-1, 0)),
+    ],
+)
+def test_all_modalities_may_number_their_classes_in_any_way(project, number, classes):
+    dataset = make(cured(project, number))
+    assert dataset.classes.tolist() == list(classes) and dataset.classes.dtype == torch.int64
+
+
+def test_one_class_is_not_enough(project):
+    with pytest.raises(DataError, match="mnist.npz: train_labels: found class 3 only, expected 2 to 100 classes; add"):
+        make(cured(project, lambda labels: 0 * labels + 3))
+
+
+def write(folder, name, shape, classes, train=3, test=1, top=256):
+    """Write an archive with this many images of each class; values below `top`."""
+    random, arrays = np.random.default_rng(0), {}
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, count in (("train", train), ("test", test)):
+        labels = random.permutation(np.repeat(list(classes), count))
+        pixels = random.integers(0, top, (len(labels), *shape), dtype=np.uint8)
+        pixels.flat[0] = top - 1
+        arrays |= {f"{part}_images": pixels, f"{part}_labels": labels}
+    np.savez(folder / f"{name}.npz", **arrays)
+
+
+@pytest.mark.parametrize("classes", [range(2), (2, 5, 9), range(-13, 13), range(1, 101)])
+@pytest.mark.parametrize(
+    "shapes", [{"photo": (16, 24, 3), "half": (18, 16)}, {"a": (16, 17), "b": (40, 16, 3), "c": (16, 16, 1)}]
+)
+def test_own_images_of_any_number_size_and_class(tmp_path, shapes, classes, capsys):
+    for i, (name, shape) in enumerate(shapes.items()):
+        write(tmp_path, name, shape, classes, train=2 + i)
+    dataset = build_from("archive", tmp_path, shapes)
+    assert dataset.shapes == {n: ((*shape, 1)[2], *shape[:2]) for n, shape in shapes.items()}
+    assert dataset.classes.tolist() == list(classes) and dataset.titles == {n: n for n in shapes}
+    for split, rounds in ((dataset.train, 30 * 2), (dataset.test, 30 * 1)):
+        assert split.pairs.shape == (rounds * len(classes), len(shapes))
+        shown = {n: split.labels[n][column] for n, column in zip(shapes, split.pairs.long().T, strict=True)}
+        assert all(torch.equal(labels, torch.tensor(classes).repeat_interleave(rounds)) for labels in shown.values())
+        images, labels = split.batch(torch.arange(len(split.pairs)))
+        assert labels.unique().tolist() == list(classes)
+        assert {n: x.shape[1:] for n, x in images.items()} == dataset.shapes
+        for name in shapes:
+            examples = [split.examples(name, nth) for nth in range(4)]
+            assert all(e.shape == (len(classes), *dataset.shapes[name]) for e in examples)
+    assert torch.equal(examples[0], examples[3])  # one test image a class, again and again
+    assert capsys.readouterr().err == ""
+
+
+def test_more_than_a_hundred_classes_are_refused(tmp_path):
+    write(tmp_path, "mnist", (16, 16), range(101))
+    write(tmp_path, "svhn", (16, 16), range(101))
+    with pytest.raises(
+        DataError, match="mnist.npz: train_labels: found 101 classes, 0 to 100, expected at most 100, below"
+    ):
+        build_from("archive", tmp_path)
+
+
+@pytest.mark.parametrize(("top", "factor"), [(17, 15), (9, 31), (3, 127)])
+def test_images_of_few_levels_are_warned_of(tmp_path, top, factor, capsys):
+    write(tmp_path, "mnist", (16, 16), range(3), top=top)
+    write(tmp_path, "svhn", (16, 16), range(3), top=18)
+    assert build_from("archive", tmp_path).train.images["mnist"].max() == top - 1  # used unchanged
+    where = tmp_path / "mnist.npz"
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {where}: {key}: found no value above {top - 1}, expected 0 (black) to 255; "
+        f"if {top - 1} is white, save `images * {factor}`"
+        for key in ("train_images", "test_images")
+    ]
+
+
+def test_sides_for_the_conv_network(tmp_path):
+    write(tmp_path, "photo", (16, 20, 3), range(3))
+    write(tmp_path, "half", (24, 40), range(3))
+    found = read("archive", tmp_path, ["photo", "half"], 0)
+    check_sides(*found["half"], "half")
+    with pytest.raises(DataError, match="photo.npz: train_images: found 16x20, expected .* by 8; .*photo.net to mlp"):
+        check_sides(*found["photo"], "photo")
+
+
+def test_the_archives_of_the_modalities_are_the_files_read(tmp_path):
+    assert files_read("archive", tmp_path, ["photo", "half"]) == [tmp_path / "photo.npz", tmp_path / "half.npz"]
 
 
 class Bomb:
@@ -116,7 +267,7 @@ class Bomb:
 def test_nothing_is_unpickled(project):
     went_off = project / "went_off"
     rewrite(project, train_images=np.array([Bomb(went_off)] * 120))
-    with pytest.raises(data.DataError, match="mnist.npz: train_images: found pickled Python objects"):
+    with pytest.raises(DataError, match="mnist.npz: train_images: found pickled Python objects"):
         make(project)
     assert not went_off.exists()
     np.load(project / "data" / "mnist.npz", allow_pickle=True)["train_images"]  # the bomb is live
@@ -156,14 +307,14 @@ def put(project, key, content):
 def test_a_header_is_checked_before_room_is_made(project, fault):
     content, message = HOSTILE[fault]
     put(project, "train_images", content)
-    with pytest.raises(data.DataError, match=f"mnist.npz: {message}"):
+    with pytest.raises(DataError, match=f"mnist.npz: {message}"):
         make(project)
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(project, monkeypatch):
     monkeypatch.setattr(archive, "MOST_BYTES", 2**20)
     rewrite(project, train_images=images(2**13, 16, 16))
-    with pytest.raises(data.DataError, match="mnist.npz: train_images: found .* bytes unpacked .*at most 1,048,576"):
+    with pytest.raises(DataError, match="mnist.npz: train_images: found .* bytes unpacked .*at most 1,048,576"):
         make(project)
 
 
@@ -193,7 +344,7 @@ def break_file(path, how):
 def test_a_bad_file_is_refused_by_name(project, how, message):
     path = project / "data" / "svhn.npz"
     break_file(path, how)
-    with pytest.raises(data.DataError, match=message) as error:
+    with pytest.raises(DataError, match=message) as error:
         make(project)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
@@ -214,7 +365,7 @@ for broken in ("missing", "folder", "cut short", "empty", "a bare array"):
     SPOILT[f"file {broken}"] = lambda project, how=broken: break_file(project / "data" / "mnist.npz", how)
 SPOILT |= {
     "class in one modality": lambda project: relabel(project, "svhn"),
-    "class nowhere": lambda project: relabel(project, "mnist", "svhn"),
+    "one class everywhere": lambda project: relabel(project, *NAMES, number=lambda labels: 0 * labels),
 }
 SPOILT |= {"nan everywhere": nans, "sides that conv cannot halve": odd_sides}
 SPOILT |= {
@@ -229,15 +380,22 @@ SPOILT |= {
 }
 
 
+def run_stage(monkeypatch):
+    """Run `python -m qmvae data` in this process; return what it exits with."""
+    monkeypatch.setattr(sys, "argv", ["qmvae", "data"])
+    with pytest.raises(SystemExit) as end:
+        command.main()
+    return end.value.code
+
+
 @pytest.mark.parametrize("fault", SPOILT)
 def test_bad_images_end_the_command_with_one_line_and_leave_what_was_made(project, monkeypatch, fault):
     monkeypatch.chdir(project)
-    command.main()
+    assert not run_stage(monkeypatch)
     made = {path: path.read_bytes() for path in (project / "artifacts").rglob("*") if path.is_file()}
+    assert made
     SPOILT[fault](project)
-    with pytest.raises(SystemExit) as end:
-        command.main()
-    message = end.value.code  # a text, which Python prints, and exits with 1
+    message = run_stage(monkeypatch)  # a text, which Python prints, and exits with 1
     assert isinstance(message, str) and message.startswith("data: ") and "\n" not in message
     assert ".npz" in message  # names the file, says the cure:
     assert re.search("expected|copy it again|copy the archive again|add this array", message)
@@ -254,7 +412,7 @@ def test_flipped_bits_are_noticed(project):
     content = bytearray(path.read_bytes())
     content[2000] ^= 1  # within train_images
     path.write_bytes(content)
-    with pytest.raises(data.DataError, match="mnist.npz: train_images: found data that can't be read"):
+    with pytest.raises(DataError, match="mnist.npz: train_images: found data that can't be read"):
         make(project)
 
 
@@ -273,8 +431,8 @@ def test_good_archives_come_as_they_are(project):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real images in {REAL}")
 def test_the_real_archives():
-    dataset = data.make(parameters.load("subset", ROOT).model_copy(update={"data": REAL}))
-    assert dataset.describe() == "MNIST 60,000/10,000 + SVHN subset 10,434/2,000"
+    dataset = build_from("archive", REAL, redraw=True)
+    assert dataset.describe() == "MNIST 60,000/10,000 + SVHN 10,434/2,000"
     assert dataset.shapes == {"mnist": (1, 28, 28), "svhn": (3, 32, 32)}
     assert torch.bincount(dataset.test.labels["mnist"]).tolist() == MNIST_TEST
     assert len(dataset.train.pairs) == 30 * 10_434  # MNIST has more of every class
@@ -331,14 +489,16 @@ def lay(folder, contents, leave_out=""):
 
 
 def paper(folder):
-    return parameters.load("paper", ROOT).model_copy(update={"root": folder, "data": folder / "data"})
+    return build_from("torchvision", folder / "data")
 
 
 @pytest.mark.parametrize("leave_out", [".gz", "ubyte"])
 def test_published_files_are_used_where_they_lie(tmp_path, published, leave_out):
     lay(tmp_path / "data", published, leave_out)
     before = sorted((tmp_path / "data").rglob("*"))
-    dataset = data.make(paper(tmp_path))
+    used = files_read("torchvision", tmp_path / "data", NAMES)
+    assert len(used) == 6 and set(used) == {path for path in before if path.is_file()}
+    dataset = paper(tmp_path)
     assert dataset.describe() == "MNIST 60/20 + SVHN 50/30"
     assert dataset.shapes == {"mnist": (1, 28, 28), "svhn": (3, 32, 32)}
     assert dataset.train.labels["mnist"].tolist() == [i % 10 for i in range(60)]
@@ -362,24 +522,25 @@ def serve(published, spoil=lambda content: content):
 
 def test_what_is_not_there_is_downloaded_once(tmp_path, published, monkeypatch):
     monkeypatch.setattr(official, "download_url", serve(published))
-    first = data.make(paper(tmp_path))
+    first = paper(tmp_path)
+    assert all(path.is_file() for path in files_read("torchvision", tmp_path / "data", NAMES))
     names = {str(p.relative_to(tmp_path / "data")) for p in (tmp_path / "data").rglob("*") if p.is_file()}
     assert names == {name for name in published if not name.endswith("ubyte")}
     monkeypatch.setattr(official, "download_url", no_internet)
-    assert torch.equal(data.make(paper(tmp_path)).train.images["svhn"], first.train.images["svhn"])
+    assert torch.equal(paper(tmp_path).train.images["svhn"], first.train.images["svhn"])
 
 
 @pytest.mark.parametrize("spoil", [lambda c: c[:-5], lambda c: b"<html>log in</html>", lambda c: b""])
 def test_a_download_cut_short_leaves_nothing(tmp_path, published, monkeypatch, spoil):
     monkeypatch.setattr(official, "download_url", serve(published, spoil))
-    with pytest.raises(data.DataError, match="download failed.*corrupted"):
-        data.make(paper(tmp_path))
+    with pytest.raises(DataError, match="download failed.*corrupted"):
+        paper(tmp_path)
     assert not [p for p in (tmp_path / "data").rglob("*") if p.is_file() or "download" in p.name]
 
 
 def test_without_network_the_message_says_what_belongs_where(tmp_path, published):
-    with pytest.raises(data.DataError) as error:
-        data.make(paper(tmp_path))
+    with pytest.raises(DataError) as error:
+        paper(tmp_path)
     message = str(error.value)
     for name in published:
         assert str(tmp_path / "data" / name) in message
@@ -392,33 +553,34 @@ def test_the_command_without_network_ends_in_a_message_and_leaves_nothing(tmp_pa
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
     before = sorted(filter(Path.is_file, tmp_path.rglob("*")))
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-    command, environment = [sys.executable, "-m", "qmvae.data"], os.environ | nowhere | {"PYTHONPATH": str(ROOT)}
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "qmvae", "data"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment(**nowhere), capture_output=True, text=True)
     assert run.returncode == 1 and "download failed" in run.stderr and "make repro PRESET=quick" in run.stderr
     assert "Traceback" not in run.stderr and sorted(filter(Path.is_file, tmp_path.rglob("*"))) == before
 
 
 @pytest.mark.parametrize("name", ["MNIST/raw/train-labels-idx1-ubyte", "test_32x32.mat"])
-def test_a_file_cut_short_is_named_and_a_download_mends_it(tmp_path, published, monkeypatch, name):
+def test_a_file_cut_short_is_named_and_a_download_replaces_it(tmp_path, published, monkeypatch, name):
     lay(tmp_path / "data", published, ".gz")
     path = tmp_path / "data" / name
     path.write_bytes(published[name][:-3])
-    with pytest.raises(data.DataError, match=name):
-        data.make(paper(tmp_path))
+    with pytest.raises(DataError, match=name):
+        paper(tmp_path)
     monkeypatch.setattr(official, "download_url", serve(published))
-    assert data.make(paper(tmp_path)).train.labels["mnist"].tolist() == [i % 10 for i in range(60)]
+    assert paper(tmp_path).train.labels["mnist"].tolist() == [i % 10 for i in range(60)]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path, published):
     (tmp_path / "data").write_text("a file where the folder should be")  # fails for root too, unlike a read-only folder
-    with pytest.raises(data.DataError, match="cannot be read or written") as error:
-        data.make(paper(tmp_path))
+    with pytest.raises(DataError, match="cannot be read or written") as error:
+        paper(tmp_path)
     assert str(tmp_path / "data") in str(error.value) and "make repro PRESET=quick" in str(error.value)
 
 
-def test_torchvision_knows_two_modalities(tmp_path):
-    with pytest.raises(data.DataError, match="speech.*mnist and svhn.*archive"):
-        official.read(paper(tmp_path), "speech")
+def test_torchvision_has_two_modalities(tmp_path):
+    with pytest.raises(DataError, match="speech.*mnist and svhn.*archive"):
+        official.read(tmp_path, "speech")
+    assert files_read("torchvision", tmp_path, ["speech"]) == []
 
 
 def test_the_checksums_of_the_unpacked_files_are_the_official_ones():
@@ -427,3 +589,13 @@ def test_the_checksums_of_the_unpacked_files_are_the_official_ones():
     with np.load(REAL / "mnist.npz") as arrays:
         computed = {key: md5(idx(arrays[key])) for key in arrays}
     assert computed == {key: expected for key, (_, expected) in official.MNIST_FILES.items()}
+
+
+def test_a_modality_that_no_model_can_hold_is_refused_before_any_work(tmp_path):
+    write_project(tmp_path)
+    path = tmp_path / "params.yaml"
+    path.write_text(path.read_text().replace("mnist:", "train:"))
+    command = [sys.executable, "-m", "qmvae", "data"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    assert "modality 'train': nn.ModuleDict cannot hold it" in run.stderr and "rename it" in run.stderr

@@ -8,8 +8,8 @@ import torch
 from test_models import make
 from torch import distributions as D
 
-from qmvae.gaussian import Gaussian
-from qmvae.models.dmvae import Discriminator, density_ratio, nt_xent
+from qmvae.baselines.dmvae import Discriminator, density_ratio, nt_xent
+from qmvae.model.gaussian import Gaussian
 
 
 def nt_xent_by_hand(a, b, temperature):
@@ -62,21 +62,21 @@ def test_every_term_of_the_objective(monkeypatch, count, progress, warm):
     model, images, labels = double(count, temperature=0.5, warm_up=0.1)
     for i, m in enumerate(images):
         model.config.kl_private[m], model.config.delta[m] = 100.0 + i, 500.0 - i
-        model.config.likelihood[m] = model.config.likelihood[m].model_copy(update={"weight": 1.5 + i})
+        model.config.likelihood[m].weight = 1.5 + i
     torch.manual_seed(5)
     terms = {name: value.item() for name, value in model.loss(images, labels, progress).items()}
 
     torch.manual_seed(5)  # the same draws in the same order
     subset = torch.rand(count) < 0.5
-    last_resort = torch.randint(count, (1,)).item()
+    one_member = torch.randint(count, (1,)).item()
     if not subset.any():
-        subset[last_resort] = True
+        subset[one_member] = True
     side = torch.rand(count, 12) < 0.5
     with torch.no_grad():
         shared = {m: model.shared_encoders[m](x) for m, x in images.items()}
         everything = torch.ones(count, 12, dtype=torch.bool)
-        both, some = fused_by_hand(shared, everything), fused_by_hand(shared, subset[:, None].expand(-1, 12))
-        contrastive = nt_xent_by_hand(both.mean.numpy(), some.mean.numpy(), 0.5)
+        both, partial = fused_by_hand(shared, everything), fused_by_hand(shared, subset[:, None].expand(-1, 12))
+        contrastive = nt_xent_by_hand(both.mean.numpy(), partial.mean.numpy(), 0.5)
         assert terms["contrastive"] == pytest.approx(contrastive)
         total = 1000 * contrastive
         for i, (m, x) in enumerate(images.items()):
@@ -86,8 +86,8 @@ def test_every_term_of_the_objective(monkeypatch, count, progress, warm):
             log_p = (1.5 + i) * log_p.sum(dim=(1, 2, 3)).mean().item()
             kl = D.kl_divergence(D.Normal(q.mean, (0.5 * q.logvar).exp()), D.Normal(0.0, 1.0)).sum(dim=1).mean().item()
             paired = model.discriminators[m](z, q.mean)
-            apart = model.discriminators[m](z, q.mean[torch.randperm(12)])
-            guess = torch.cat([paired, apart]).sigmoid()
+            independent = model.discriminators[m](z, q.mean[torch.randperm(12)])
+            guess = torch.cat([paired, independent]).sigmoid()
             truth = torch.cat([torch.ones(12), torch.zeros(12)]).double()
             cross_entropy = torch.nn.functional.binary_cross_entropy(guess, truth).item()
             assert terms[f"log_p_{m}"] == pytest.approx(log_p)

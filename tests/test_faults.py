@@ -19,13 +19,19 @@ import torch
 import yaml
 from tiny import ROOT, write_archives, write_params
 
-from qmvae import files
+from qmvae.pipeline import files
 
 pytestmark = pytest.mark.faults
 SEED = int(os.environ.get("QMVAE_FAULTS_SEED", "0"))
 KILLS = 25
-MADE = ("artifacts/tiny/models", "artifacts/tiny/judges", "artifacts/tiny/evaluation", "artifacts/tiny/data", "reports")
-NOTEBOOKS = {"fig1": "02_model", "table1": "07_table1_cross_generation"}  # one of each kind, for the time they take
+MADE = (
+    "artifacts/tiny/models",
+    "artifacts/tiny/classifiers",
+    "artifacts/tiny/evaluation",
+    "artifacts/tiny/data",
+    "reports",
+)
+NOTEBOOKS = {"model": "02_model", "table1": "07_table1_cross_generation"}  # one of each kind, for the time they take
 
 
 def write_pipeline(folder: Path, **changes) -> Path:
@@ -35,15 +41,18 @@ def write_pipeline(folder: Path, **changes) -> Path:
     document = yaml.safe_load((folder / "params.yaml").read_text())
     tiny = document["presets"]["tiny"]
     tiny["evaluation"] |= {"conditions": "all", "probe_pairs": "all"}
-    tiny["judges"] |= {"epochs": 20, "batch_size": 16}
+    tiny["classifiers"] |= {"epochs": 20, "batch_size": 16}
     document["presets"]["other"] = yaml.safe_load(yaml.safe_dump(tiny))
     (folder / "params.yaml").write_text(yaml.safe_dump(document | changes, sort_keys=False))
     write_archives(folder / "data", train=400, test=200)
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    kept = ("data", "judges", "train", "evaluate", "metrics", *NOTEBOOKS)
+    kept = ("code", "data", "classifiers", "train", "evaluate", "metrics", *NOTEBOOKS)
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {name: stages[name] for name in kept}}))
     shutil.copytree(ROOT / "qmvae", folder / "qmvae", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "notebooks").mkdir()
+    for place in ("notebooks", "ablations"):
+        (folder / place).mkdir()
+    for name in ("ablate", "collect", "three_modalities"):
+        shutil.copy(ROOT / "ablations" / f"{name}.py", folder / "ablations")
     for name in NOTEBOOKS.values():
         shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", folder / "notebooks")
     for name in ("Makefile", ".dvcignore", ".gitignore", "requirements.lock", "pyproject.toml"):
@@ -162,12 +171,12 @@ def test_killed_again_and_again_while_checkpoints_are_written(tmp_path):
     document = yaml.safe_load((folder / "params.yaml").read_text())
     document["presets"]["tiny"]["training"] |= {"steps": 10**6, "checkpoint_every": 1, "log_every": 1}
     (folder / "params.yaml").write_text(yaml.safe_dump(document))
-    subprocess.run([sys.executable, "-m", "qmvae.data"], cwd=folder, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "qmvae", "data"], cwd=folder, check=True, capture_output=True)
     state = folder / "artifacts" / "tiny" / "progress" / "qmvae" / "seed-0" / "checkpoint.safetensors"
     steps, moments = [0], random.Random(SEED)
     for _ in range(10):
         before = state.stat().st_mtime_ns if state.exists() else 0
-        process = start(folder, command=(sys.executable, "-m", "qmvae.training", "qmvae"))
+        process = start(folder, command=(sys.executable, "-m", "qmvae", "train", "qmvae"))
         while process.poll() is None and (not state.exists() or state.stat().st_mtime_ns == before):
             time.sleep(0.01)
         time.sleep(moments.random())
@@ -184,7 +193,7 @@ def test_ctrl_c_in_every_stage(undisturbed):
     moments = random.Random(SEED)
     finish(folder)
     stages = list(dict.fromkeys(re.findall(r"Running stage '(\w+)", said(folder).read_text())))
-    assert set(stages) == {"data", "judges", "train", "evaluate", "metrics", *NOTEBOOKS}
+    assert set(stages) == {"code", "data", "classifiers", "train", "evaluate", "metrics", *NOTEBOOKS}
     forget(folder)
     for stage in stages:
         process = start(folder)
@@ -278,12 +287,11 @@ def test_a_full_disk_keeps_the_results_of_the_last_run(undisturbed, small_disk):
     """New parameters, then a disk that is full: each file is the old one or the new one, and nothing between."""
     _, expected, _ = undisturbed
     folder = with_room(small_disk, expected)
-    for stage in ("qmvae.training", "qmvae.evaluation", "qmvae.notebooks"):
-        arguments = {"qmvae.training": ["qmvae"], "qmvae.evaluation": [], "qmvae.notebooks": [NOTEBOOKS["table1"]]}
-        if stage == "qmvae.training":
+    for stage, *arguments in (["train", "qmvae"], ["metrics"], ["notebook", NOTEBOOKS["table1"]]):
+        if stage == "train":
             shutil.rmtree(folder / "artifacts" / "tiny" / "progress")
         resize(small_disk, shutil.disk_usage(small_disk).used // 4096 * 4096)
-        process = start(folder, *arguments[stage], command=(sys.executable, "-m", stage), PYTHONDONTWRITEBYTECODE="1")
+        process = start(folder, *arguments, command=(sys.executable, "-m", "qmvae", stage), PYTHONDONTWRITEBYTECODE="1")
         status, text = process.wait(), said(folder).read_text()
         resize(small_disk, 400 * 2**20)
         assert status != 0 and "No space left on device" in text and "Traceback" not in text, text
@@ -292,7 +300,7 @@ def test_a_full_disk_keeps_the_results_of_the_last_run(undisturbed, small_disk):
 
 def train(folder: Path, **environment) -> dict[str, bytes]:
     shutil.rmtree(folder / "artifacts" / "tiny" / "progress", ignore_errors=True)
-    process = start(folder, command=(sys.executable, "-m", "qmvae.training", "qmvae"), **environment)
+    process = start(folder, command=(sys.executable, "-m", "qmvae", "train", "qmvae"), **environment)
     assert process.wait() == 0, said(folder).read_text()
     return {path.name: path.read_bytes() for path in (folder / "artifacts/tiny/models/qmvae/seed-0").iterdir()}
 
@@ -300,7 +308,7 @@ def train(folder: Path, **environment) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def with_images(tmp_path_factory):
     folder = write_pipeline(tmp_path_factory.mktemp("threads") / "project")
-    subprocess.run([sys.executable, "-m", "qmvae.data"], cwd=folder, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "qmvae", "data"], cwd=folder, check=True, capture_output=True)
     return folder
 
 
@@ -357,7 +365,7 @@ def test_a_data_folder_that_is_read_only(with_images, source):
     (folder / "data").chmod(0o555)
     before = {path: path.read_bytes() for path in (folder / "artifacts").rglob("*") if path.is_file()}
     try:
-        command = [*may_not_write(folder / "data"), sys.executable, "-m", "qmvae.data"]
+        command = [*may_not_write(folder / "data"), sys.executable, "-m", "qmvae", "data"]
         run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     finally:
         (folder / "data").chmod(0o755)

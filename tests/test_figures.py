@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qmvae import figures
+from qmvae.report import figures
 
 
 @pytest.fixture(autouse=True)
 def closed():
     """No warning of text without room or without a glyph, and no figure that stays open."""
-    gc.collect()  # what an earlier test left open is no warning of these
+    gc.collect()  # now, so that no file which an earlier test left open warns within these
     with warnings.catch_warnings(action="error"):
         yield
     plt.close("all")
@@ -32,17 +32,23 @@ def test_curves_draw_every_column_and_mark_what_changes():
     assert (left.get_title(), left.get_ylabel(), right.get_xlabel()) == ("(a) first", "nats", "step")
     assert "from step 40 on: one, another; from step 70 on: third" in figure.get_supxlabel()
     looks = {(line.get_color(), line.get_linestyle()) for line in left.lines[:2]}
-    assert len(looks) == 2 and len({dashes for _, dashes in looks}) == 2, "told apart by colour alone"
+    assert len(looks) == 2 and len({dashes for _, dashes in looks}) == 2, "distinguished by colour alone"
 
 
-def test_shared_space_writes_digits_where_they_are():
+@pytest.mark.parametrize("count", [3, 10, 26])
+def test_shared_space_writes_at_most_ten_classes_where_they_are(count):
     rng = np.random.default_rng(0)
-    digits = np.repeat(np.arange(10), 4)
-    frame = pd.DataFrame({"1": digits * 3.0, "2": rng.normal(size=40), "digit": digits, "images": ["m", "s"] * 20})
+    labels = np.repeat(np.arange(count) + 5, 4)
+    frame = pd.DataFrame({"1": labels * 3.0, "2": rng.normal(size=len(labels)), "class": labels})
+    frame["images"] = ["m", "s"] * (len(labels) // 2)
     figure = figures.shared_space({"before": frame, "after": frame})
     before, after = figure.axes
-    assert not before.texts and [text.get_text() for text in after.texts] == [str(d) for d in range(10)]
-    assert [text.get_position()[0] for text in after.texts] == [3.0 * d for d in range(10)]
+    drawn = min(count, 10)
+    assert not before.texts and [text.get_text() for text in after.texts] == [str(5 + k) for k in range(drawn)]
+    assert [text.get_position()[0] for text in after.texts] == [3.0 * (5 + k) for k in range(drawn)]
+    assert len(after.collections[0].get_offsets()) == 4 * drawn
+    legend = [text.get_text() for text in after.get_legend().get_texts()]
+    assert legend == ["class", *(str(5 + k) for k in range(drawn)), "images", "m", "s"]
 
 
 def test_traversals_put_rows_beside_their_meanings():
@@ -78,11 +84,38 @@ def test_plane_writes_lengths_and_densities_set_off_the_last():
     assert lines[1].get_linewidth() > lines[0].get_linewidth()
 
 
+def test_tiles_lie_where_they_should():
+    conditions = np.arange(3).reshape(3, 1, 1, 1) / 10 * np.ones((3, 1, 4, 4))
+    generated = np.stack([conditions + 0.3, conditions + 0.6])
+    generated = np.repeat(np.pad(generated, [(0, 0)] * 3 + [(1, 1)] * 2), 3, axis=2)  # RGB, 6x6
+    picture = figures.under_conditions(conditions, generated)
+    middles = picture[3::, 3::, 0]  # the middle of the first condition, and so on in steps of a cell
+    np.testing.assert_allclose(middles[0, ::8], [0.0, 0.1, 0.2])
+    np.testing.assert_allclose(middles[14, ::8], [0.3, 0.4, 0.5])  # side 6 + gap 2 + 6 pixels between
+    np.testing.assert_allclose(middles[22, ::8], [0.6, 0.7, 0.8])
+
+
+def test_tradeoff_connects_a_models_points_by_style_and_rings_the_chosen_ones():
+    rows = [("a to b", "Q", 90.0, 0.2, False), ("a to b", "Q", 80.0, 0.9, True), ("a to b", "Q", 85.0, 0.5, False)]
+    rows += [("a to b", "D", 70.0, 0.6, True), ("b to a", "D", 60.0, 0.1, True), ("b to a", "Q", 50.0, 0.3, False)]
+    frame = pd.DataFrame(rows, columns=["direction", "model", "accuracy", "style", "chosen"])
+    left, right = figures.tradeoff(frame).axes
+    assert [axis.get_title() for axis in (left, right)] == ["(a) a to b", "(b) b to a"]
+    points = {line.get_label(): (line.get_xdata().tolist(), line.get_ydata().tolist()) for line in left.lines}
+    assert points == {"Q": ([0.2, 0.5, 0.9], [90.0, 85.0, 80.0]), "D": ([0.6], [70.0])}
+    assert [ring.get_offsets().tolist() for ring in left.collections] == [[[0.9, 80.0]], [[0.6, 70.0]]]
+    assert [ring.get_offsets().tolist() for ring in right.collections] == [[], [[0.1, 60.0]]]
+    colours = [[(line.get_label(), line.get_color()) for line in axis.lines] for axis in (left, right)]
+    assert colours[0] == colours[1], "a model has one colour in all panels"
+
+
 def test_the_same_figure_is_the_same_bytes_in_png_and_pdf(tmp_path):
+    from qmvae.pipeline.artifacts import write_figure
+
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         picture = figures.tile(figures.rgb(np.linspace(0, 1, 2 * 3 * 16).reshape(2, 3, 1, 4, 4), 4))
-        figures.save(figures.panels({"a": picture, "b": picture}, columns=2), tmp_path / folder, "figure")
+        write_figure(figures.panels({"a": picture, "b": picture}, columns=2), tmp_path / folder, "figure")
     for suffix in (".png", ".pdf"):
         first, second = ((tmp_path / folder / f"figure{suffix}").read_bytes() for folder in ("one", "two"))
         assert first == second

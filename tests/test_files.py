@@ -15,8 +15,8 @@ import pytest
 import torch
 from tiny import ROOT
 
-from qmvae import figures, files, tables, training
-from qmvae.graphs import Turn
+from qmvae.pipeline import artifacts, files, training
+from qmvae.report import tables
 
 
 def test_a_failed_write_keeps_the_file_that_was_there(tmp_path):
@@ -47,20 +47,20 @@ def save_checkpoint(folder, size):
     optimizer = torch.optim.Adam(model.parameters())
     model(torch.ones(1, size)).sum().backward()
     optimizer.step()
-    parts = {"model": model, "optimizer": optimizer, "turn": Turn(0, torch.device("cpu")), "log": training.Log(1)}
-    training.save_state(SimpleNamespace(folder=folder, fingerprint="fingerprint", **parts), size)
+    training.save_state(folder / "checkpoint.safetensors", "fingerprint", model, optimizer, training.Log(1), size)
 
 
 def save_figure(folder, size):
     figure, axes = plt.subplots()
     axes.imshow(np.random.default_rng(0).random((size, size)))
-    figures.save(figure, folder, "figure")
+    artifacts.write_figure(figure, folder, "figure")
     plt.close(figure)
 
 
 def save_table(folder, size):
-    frame = pd.DataFrame({("a", "ours", "mean"): [1.0] * size, ("a", "ours", "std"): [0.1] * size})
-    tables.save(frame, {}, "Table", folder, "table")
+    columns = {("a", "ours", "mean"): [1.0] * size, ("a", "ours", "std"): [0.1] * size}
+    frame = pd.DataFrame(columns, index=[f"model {i}" for i in range(size)])
+    artifacts.save_table(SimpleNamespace(reports=folder), tables.render(frame, {}, "Table"), "table")
 
 
 WRITERS = {
@@ -76,11 +76,11 @@ WRITERS = {
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_full_disk_is_a_clear_error_and_keeps_the_file(tmp_path, writer, room):
     WRITERS[writer](tmp_path, 10)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert before
     with room_for(room), pytest.raises(files.FileError, match="cannot be written: .* what was there before is kept"):
         WRITERS[writer](tmp_path, 300)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_device_that_is_full_is_a_clear_error(tmp_path):
@@ -96,7 +96,7 @@ def test_a_kill_amid_a_write_keeps_the_file_that_was_there(tmp_path):
     files.save_tensors(path, {"a": torch.zeros(9)})
     code = """if True:
         import os, pathlib, signal, sys, torch
-        from qmvae import files
+        from qmvae.pipeline import files
         files.os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)  # all is written, but not yet in its place
         files.save_tensors(pathlib.Path(sys.argv[1]), {"a": torch.ones(9)})"""
     killed = subprocess.run([sys.executable, "-c", code, str(path)], env=os.environ | {"PYTHONPATH": str(ROOT)})

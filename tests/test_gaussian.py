@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import distributions as D
 
-from qmvae.gaussian import Gaussian, log_likelihood, product_of_experts
+from qmvae.model.gaussian import Gaussian, log_likelihood, product_of_experts
 
 
 def random_gaussian(rows=5, size=3, dtype=torch.float64):

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 from test_data_sources import Bomb, lay, paper, published  # noqa: F401  (a fixture)
-from tiny import ROOT, write_project
+from tiny import ROOT, make_data, write_project
 
-from qmvae import checkpoint, data, evaluation, files, judges, notebooks, params, repro, training
 from qmvae.data import official
+from qmvae.data.checks import DataError
+from qmvae.data.sources import read
+from qmvae.pipeline import artifacts, checkpoint, files, notebooks, params, repro, training
+from qmvae.pipeline.stages import evaluate, metrics
 
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
 LOADERS = {"torch.load", "np.load", "numpy.load", "pd.read_pickle", "yaml.unsafe_load", "yaml.full_load"}
@@ -44,31 +47,36 @@ def test_no_source_unpickles_or_evaluates(path, text):
 @pytest.fixture
 def project(tmp_path):
     write_project(tmp_path, steps=10, seeds=[0])
-    run = params.load(root=tmp_path)
-    data.save(data.make(run), run)
+    make_data(tmp_path)
     return tmp_path
 
 
+def read_archives(run):
+    return read("archive", run.data, run.modalities, 0)
+
+
 def as_resume(path, run):
-    training.SeedRun(run, "qmvae", 0, data.load(run), path.parent, "")
+    training.train_seed(run, "qmvae", 0, artifacts.load_dataset(run), path.parent, "")
 
 
-def as_judge(path, run):
-    judges.load_judges(run, data.load(run).shapes)
+def as_classifier(path, run):
+    artifacts.load_classifiers(run, artifacts.load_dataset(run))
 
 
 TINY = "artifacts/tiny"
 DOORS = {  # every file that the package reads, and what reads it
-    "data/mnist.npz": lambda path, run: data.make(run),
-    f"{TINY}/data/images.safetensors": lambda path, run: data.load(run),
-    f"{TINY}/data/pairs.safetensors": lambda path, run: data.load(run),
+    "data/mnist.npz": lambda path, run: read_archives(run),
+    f"{TINY}/data/images.safetensors": lambda path, run: artifacts.load_dataset(run),
+    f"{TINY}/data/pairs.safetensors": lambda path, run: artifacts.load_dataset(run),
     f"{TINY}/progress/qmvae/seed-0/checkpoint.safetensors": as_resume,
-    f"{TINY}/progress/qmvae/seed-0/model.json": lambda path, run: training.run(run, "qmvae"),
-    f"{TINY}/models/qmvae/seed-0/model.safetensors": lambda path, run: checkpoint.load(path.parent),
-    f"{TINY}/models/qmvae/seed-0/model.json": lambda path, run: checkpoint.load(path.parent),
-    f"{TINY}/judges/mnist-judge.safetensors": as_judge,
-    f"{TINY}/evaluation/qmvae.json": lambda path, run: evaluation.collect(run),
-    "reports/tiny/metrics.json": lambda path, run: files.load_json(path),
+    f"{TINY}/progress/qmvae/seed-0/model.json": as_resume,
+    f"{TINY}/progress/evaluation/qmvae.json": lambda path, run: evaluate.is_current(path, ""),
+    f"{TINY}/models/qmvae/seed-0/model.safetensors": lambda path, run: artifacts.load_model(run, "qmvae"),
+    f"{TINY}/models/qmvae/seed-0/model.json": lambda path, run: artifacts.load_model(run, "qmvae"),
+    f"{TINY}/classifiers/mnist-standard.safetensors": as_classifier,
+    f"{TINY}/classifiers/accuracy.json": lambda path, run: artifacts.classifier_accuracy(run),
+    f"{TINY}/evaluation/qmvae.json": lambda path, run: metrics.run(run),
+    "reports/tiny/metrics.json": lambda path, run: artifacts.metrics(run),
     "params.yaml": lambda path, run: params.load(root=run.root),
     "notebooks/story.ipynb": lambda path, run: notebooks.execute(run, "story"),
 }
@@ -80,8 +88,8 @@ def test_a_pickle_bomb_at_every_door(project, door, kind):
     run, path, went_off = params.load(root=project), project / door, project / "went_off"
     path.parent.mkdir(parents=True, exist_ok=True)
     if door.endswith("model.safetensors"):
-        model = checkpoint.build("qmvae", run.qmvae, data.load(run).shapes, {"mnist": "mlp", "svhn": "conv"})
-        checkpoint.save(path.parent, model, "qmvae", {"mnist": "mlp", "svhn": "conv"}, {})
+        model = checkpoint.build_model("qmvae", run.qmvae, artifacts.load_dataset(run).shapes, run.networks)
+        checkpoint.save_model(path.parent, model, "qmvae", run.networks, {})
     with open(path, "wb") as file:
         if kind == "pickle":
             pickle.dump(Bomb(went_off), file)
@@ -89,7 +97,7 @@ def test_a_pickle_bomb_at_every_door(project, door, kind):
             torch.save({"weight": Bomb(went_off)}, file)
         else:
             np.save(file, np.array([Bomb(went_off)]), allow_pickle=True)
-    with pytest.raises((files.FileError, data.DataError, params.ParamsError)) as error:
+    with pytest.raises((files.FileError, DataError, params.ParamsError)) as error:
         DOORS[door](path, run)
     assert str(path) in str(error.value) and not went_off.exists()
     if kind == "pickle":
@@ -102,22 +110,22 @@ def test_an_old_torchvision_folder_with_pickles_is_not_opened(tmp_path, publishe
         path = tmp_path / "data" / "MNIST" / "processed" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(Bomb(tmp_path / "went_off"), path)
-    with pytest.raises(data.DataError, match="download failed"):
-        data.make(paper(tmp_path))
+    with pytest.raises(DataError, match="download failed"):
+        paper(tmp_path)
     assert not (tmp_path / "went_off").exists()
 
 
 @pytest.mark.parametrize("modality", ["mnist", "svhn"])
 def test_a_pickle_bomb_in_the_place_of_published_files_is_not_opened(tmp_path, published, modality):  # noqa: F811
     lay(tmp_path / "data", dict.fromkeys(published, pickle.dumps(Bomb(tmp_path / "went_off"))))
-    with pytest.raises(data.DataError):
-        official.read(paper(tmp_path), modality)
+    with pytest.raises(DataError):
+        official.read(tmp_path / "data", modality)
     assert not (tmp_path / "went_off").exists()
 
 
 def test_a_pickle_bomb_is_no_dvc_lock(tmp_path):
     (tmp_path / "dvc.lock").write_bytes(pickle.dumps(Bomb(tmp_path / "went_off")))
-    assert not repro.is_lock(tmp_path / "dvc.lock") and not (tmp_path / "went_off").exists()
+    assert not repro.is_complete(tmp_path / "dvc.lock") and not (tmp_path / "went_off").exists()
 
 
 @pytest.mark.parametrize("name", ["../../evil.npy", "/evil-of-qmvae.npy", "train_images.npy/../../../evil.npy"])
@@ -127,7 +135,7 @@ def test_entries_that_point_out_of_an_archive_stay_in_it(project, name, monkeypa
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(name, b"evil")
     before = {p for p in project.parent.rglob("*")}
-    data.make(params.load(root=project))
+    read_archives(params.load(root=project))
     assert {p for p in project.parent.rglob("*")} == before and not os.path.exists("/evil-of-qmvae.npy")
 
 
@@ -179,14 +187,14 @@ def test_a_header_that_asks_for_more_than_there_is(tmp_path, content):
 def test_a_model_that_asks_for_more_than_its_weights(tmp_path, asks):
     nets = {"mnist": "mlp", "svhn": "conv"}
     shapes = {"mnist": (1, 16, 16), "svhn": (3, 16, 16)}
-    model = checkpoint.build("qmvae", params.load(root=ROOT).qmvae, shapes, nets)
-    checkpoint.save(tmp_path, model, "qmvae", nets, {})
-    checkpoint.load(tmp_path)
+    model = checkpoint.build_model("qmvae", params.load(root=ROOT).qmvae, shapes, nets)
+    checkpoint.save_model(tmp_path, model, "qmvae", nets, {})
+    checkpoint.load_model(tmp_path)
     about = files.load_json(tmp_path / "model.json") | asks
     (tmp_path / "model.json").write_text(json.dumps(about))
     before = resident()
     with pytest.raises(files.FileError, match="model.json: does not describe|does not fit model.json"):
-        checkpoint.load(tmp_path)
+        checkpoint.load_model(tmp_path)
     assert resident() - before < 2**29, "memory was taken for what model.json asks"
 
 

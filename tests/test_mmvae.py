@@ -9,8 +9,8 @@ from test_models import make
 from torch import distributions as D
 from torch import nn
 
-from qmvae.models import mmvae
-from qmvae.models.mmvae import Laplace, Mixture, doubly_reparameterised, importance_weighted
+from qmvae.baselines import mmvae
+from qmvae.baselines.mmvae import Laplace, Mixture, doubly_reparameterised, importance_weighted
 
 
 def random_laplace(*shape):
@@ -57,7 +57,7 @@ def test_bounds_against_a_numpy_loop(monkeypatch, objective, count):
     model, images = model.double(), {m: x[:3].double() for m, x in images.items()}
     model.prior_logits.data = torch.randn(4, dtype=torch.float64)
     for i, m in enumerate(images):
-        model.config.likelihood[m] = model.config.likelihood[m].model_copy(update={"weight": 0.1 + i})
+        model.config.likelihood[m].weight = 0.1 + i
     noise = torch.randn(count, 3, 3, 4, dtype=torch.float64)  # M, K, N, D
     monkeypatch.setattr(Laplace, "rsample", lambda q, generator=None: q.mean + q.scale * noise)
     with torch.no_grad():
@@ -95,8 +95,8 @@ def on_a_line(count, samples, objective="dreg"):
     Prior and posterior scales are 1 by construction (the softmax over one dimension).
     """
     model, _, _ = make("mmvae", count, samples=samples, objective=objective, shared=1)
-    likelihood = next(iter(model.config.likelihood.values())).model_copy(update={"scale": 1.0, "weight": 1.0})
-    model.config.likelihood.update(dict.fromkeys(model.config.likelihood, likelihood))
+    for likelihood in model.config.likelihood.values():
+        likelihood.scale, likelihood.weight = 1.0, 1.0
     names = list(model.decoders)
     model.decoders = nn.ModuleDict({m: nn.Unflatten(1, (1, 1, 1)) for m in names})
     encode = nn.Sequential(nn.Flatten(), nn.Linear(1, 2)).double()
@@ -148,9 +148,9 @@ def test_the_bound_on_a_linear_gaussian_model():
     assert means[0] < means[1] < means[2] < evidence
 
 
-def gradients_of_mu(apart, kind, samples=5, rows=60_000):
-    """d L / d mean of two Gaussian experts that lie `apart`, in one dimension: (2, rows) draws of the estimator."""
-    mean = torch.tensor([[-apart / 2], [apart / 2]]).double().repeat(1, rows).requires_grad_()
+def gradients_of_mu(gap, kind, samples=5, rows=60_000):
+    """(2, rows) samples of the estimator of d L / d mean, for two Gaussian experts whose means differ by `gap`."""
+    mean = torch.tensor([[-gap / 2], [gap / 2]]).double().repeat(1, rows).requires_grad_()
     scale = torch.tensor([0.7, 1.1]).double()
     noise = torch.randn(2, samples, rows, dtype=torch.float64)
     codes = (mean[:, None] + scale[:, None, None] * noise)[..., None]  # (M, K, N, 1)
@@ -169,13 +169,13 @@ def gradients_of_mu(apart, kind, samples=5, rows=60_000):
     return mean.grad
 
 
-@pytest.mark.parametrize("apart", [0.0, 1.0, 2.0, 6.0])
+@pytest.mark.parametrize("gap", [0.0, 1.0, 2.0, 6.0])
 @pytest.mark.parametrize("samples", [1, 2, 5])
-def test_doubly_reparameterised_and_plain_gradients_agree_in_expectation(apart, samples):
-    plain, dreg = (gradients_of_mu(apart, kind, samples) for kind in ("iwae", "dreg"))
+def test_doubly_reparameterised_and_plain_gradients_agree_in_expectation(gap, samples):
+    plain, dreg = (gradients_of_mu(gap, kind, samples) for kind in ("iwae", "dreg"))
     error = (plain.var(dim=1) / plain.shape[1] + dreg.var(dim=1) / dreg.shape[1]).sqrt()
     assert ((plain.mean(dim=1) - dreg.mean(dim=1)).abs() < 4.5 * error).all()
-    if 0 < apart <= 2:
+    if 0 < gap <= 2:
         assert (dreg.var(dim=1) < 0.8 * plain.var(dim=1)).all()  # what it is for
 
 
@@ -185,14 +185,15 @@ def test_the_squared_weights_alone_would_be_biased_where_experts_overlap():
     assert ((plain.mean(dim=1) - squares.mean(dim=1)).abs() > 15 * error).all()
 
 
+@pytest.mark.parametrize("epsilon", [0.0, 1e-6])
 @pytest.mark.parametrize("names", [["mnist"], ["mnist", "third"]])
-def test_the_gradient_of_the_loss_is_that_of_the_iwae_bound_in_expectation(names):
+def test_the_gradient_of_the_loss_is_that_of_the_iwae_bound_in_expectation(names, epsilon):
     """Every parameter of the model: encoders, decoders and prior, averaged over many copies of one pair."""
-    model, images, _ = make("mmvae", 3, samples=4, shared=2)
+    model, images, _ = make("mmvae", 3, samples=4, shared=2, epsilon=epsilon)
     images, count = {m: images[m] for m in names}, len(names)
     model = mmvae.MMVAE({m: model.shapes[m] for m in names}, {m: "mlp" for m in names}, model.config)
     for i, m in enumerate(images):
-        model.config.likelihood[m] = model.config.likelihood[m].model_copy(update={"scale": 4.0, "weight": 1.0})
+        model.config.likelihood[m].scale, model.config.likelihood[m].weight = 4.0, 1.0
         model.shared_encoders[m].net[-1].bias.data[:2] += 0.7 * (-1) ** i  # experts that overlap in part
     images = {m: x[:1].expand(1000, -1, -1, -1) for m, x in images.items()}
 
@@ -234,4 +235,157 @@ def test_generation_draws_from_the_learned_prior(monkeypatch):
 
 
 def test_tables_are_told_that_there_is_no_fused_code():
-    assert not mmvae.MMVAE.fused
+    assert not mmvae.MMVAE.is_fused
+
+
+def pointed(epsilon, dtype=torch.float64, samples=8, **changes):
+    """A model whose samples have weights of very different sizes, as after training, and a batch for it."""
+    model, images, labels = make("mmvae", 3, samples=samples, epsilon=epsilon, **changes)
+    model.prior_logits.data = torch.tensor([0.5, -0.5, 0.2, 0.0])
+    for i, likelihood in enumerate(model.config.likelihood.values()):
+        likelihood.scale, likelihood.weight = 0.1, 1.0 + i / 2
+    for net in model.decoders.values():  # with the default weights all images are alike
+        for parameter in net.parameters():
+            parameter.data *= 3
+    return model.to(dtype), {m: x.to(dtype) for m, x in images.items()}, labels
+
+
+def terms_and_gradients(model, images, labels, autocast=False, objective=None):
+    torch.manual_seed(3)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        terms = (objective or model.objective)(images, labels)
+    model.zero_grad()
+    terms["loss"].backward()
+    return {k: v.detach() for k, v in terms.items()}, {k: p.grad.clone() for k, p in model.named_parameters()}
+
+
+def difference(found, expected):
+    return max(((found[k] - expected[k]).norm() / expected[k].norm()).item() for k in expected)
+
+
+@pytest.mark.parametrize(
+    "dtype, autocast, epsilon, tolerance",
+    [
+        (torch.float64, False, 1e-14, 1e-9),
+        (torch.float64, False, 1e-6, 1e-5),
+        (torch.float32, False, 1e-6, 1e-3),
+        (torch.float32, True, 1e-6, 2e-2),
+    ],
+)
+def test_two_passes_against_one(monkeypatch, dtype, autocast, epsilon, tolerance):
+    monkeypatch.setattr(mmvae, "CHUNK", 50)  # of 288 samples: the last chunk is smaller
+    terms, gradients = terms_and_gradients(*pointed(0, dtype), autocast)
+    found, found_gradients = terms_and_gradients(*pointed(epsilon, dtype), autocast)
+    assert 1 < terms["effective_samples"] < 4
+    for name, value in terms.items():
+        torch.testing.assert_close(
+            found[name], value, rtol=2e-3 if autocast else 1e-6 if dtype == torch.float32 else 1e-12, atol=0
+        )
+    assert difference(found_gradients, gradients) < tolerance
+    assert all(gradient.any() for gradient in found_gradients.values())
+
+
+def test_gradients_of_two_passes_against_their_definition():
+    """Each kind of parameter has its own sum over the samples; here all are written out, without hooks."""
+    model, images, labels = pointed(1e-14)
+    _, found = terms_and_gradients(model, images, labels)
+    torch.manual_seed(3)
+    experts = Laplace(
+        *(torch.stack(p) for p in zip(*(model.shared_encoders[m](x) for m, x in images.items()), strict=True))
+    )
+    z = Laplace(*(part[:, None].expand(-1, 8, -1, -1) for part in experts)).rsample()
+
+    def log_w(z):
+        log_q = Laplace(*(part.detach()[:, None, None] for part in experts)).log_prob(z)
+        value = model.prior().log_prob(z) - log_q.logsumexp(dim=0) + math.log(3)
+        for m, x in images.items():
+            p = D.Laplace(model.decoders[m](z.flatten(0, 2)).unflatten(0, z.shape[:3]), 0.1)
+            value = value + model.config.likelihood[m].weight * p.log_prob(x).sum(dim=(3, 4, 5))
+        return value, log_q
+
+    value, log_q = (each.detach() for each in log_w(z))
+    weights = value.softmax(dim=1)
+    decoders_and_prior = [k for k in found if not k.startswith("shared")]
+    bound = (weights * log_w(z.detach())[0]).sum(dim=1).mean()
+    expected = torch.autograd.grad(-bound, [model.get_parameter(k) for k in decoders_and_prior])
+    for k, gradient in zip(decoders_and_prior, expected, strict=True):
+        torch.testing.assert_close(found[k], gradient, msg=k)
+
+    correction = torch.zeros_like(weights)  # [m, k, n]
+    responsibilities = log_q.softmax(dim=0)
+    for m in range(3):
+        for r in range(3):
+            for k in range(8):
+                others = torch.cat([value[r, :k], value[r, k + 1 :]]).logsumexp(dim=0)
+                a = (value[m, k] - torch.logaddexp(value[m, k], others)).exp()
+                correction[m, k] += responsibilities[r, m, k] * (a - weights[m, k])
+    own = Laplace(*(part[:, None] for part in experts)).log_prob(z.detach())
+    bound = ((weights.square() * log_w(z)[0]).sum(dim=1) - (correction * own).sum(dim=1)).mean()
+    encoders = [k for k in found if k.startswith("shared")]
+    expected = torch.autograd.grad(-bound, [model.get_parameter(k) for k in encoders])
+    for k, gradient in zip(encoders, expected, strict=True):
+        torch.testing.assert_close(found[k], gradient, msg=k)
+
+
+def decoded(monkeypatch, model):
+    """A list to which each call of a decoder appends the number of its samples and whether it has gradients."""
+    seen, real = [], model.decode
+    monkeypatch.setattr(model, "decode", lambda name, z, h: (
+        seen.append((len(z), torch.is_grad_enabled())), real(name, z, h))[1])  # fmt: skip
+    return seen
+
+
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-3, 0.1])
+def test_the_second_pass_decodes_only_samples_above_epsilon(monkeypatch, epsilon):
+    monkeypatch.setattr(mmvae, "CHUNK", 100)
+    model, images, labels = pointed(epsilon)
+    seen, weights = decoded(monkeypatch, model), []
+    real = mmvae.importance_weighted
+    monkeypatch.setattr(
+        mmvae, "importance_weighted", lambda log_w: (weights.append(log_w.softmax(dim=1)), real(log_w))[1]
+    )
+    terms_and_gradients(model, images, labels)
+    kept = int((weights[0] > epsilon).sum())
+    assert 0 < kept < 288
+    assert seen == [(size, False) for size in (100, 100, 88) for _ in range(3)] + [(kept, True)] * 3
+
+
+@pytest.mark.parametrize("changes", [{"epsilon": 0}, {"samples": 1}, {"objective": "elbo"}], ids=str)
+def test_one_pass_where_two_would_save_nothing(monkeypatch, changes):
+    model, images, labels = pointed(**{"epsilon": 1e-6} | changes)
+    seen = decoded(monkeypatch, model)
+    terms_and_gradients(model, images, labels)
+    assert seen == [(3 * model.config.samples * 12, True)] * 3
+
+
+def test_epsilon_cuts_the_gradient_through_the_decoders_and_nothing_else():
+    """With no sample above epsilon, the bound and the prior's gradient still have all K samples."""
+    results = []
+    for epsilon in (0, 0.99):
+        model, images, labels = pointed(epsilon)
+        for likelihood in model.config.likelihood.values():
+            likelihood.weight = 1e-3  # so that no sample has all of the weight
+        results.append(terms_and_gradients(model, images, labels))
+    (terms, gradients), (found, cut) = results
+    assert found["loss"].item() == pytest.approx(terms["loss"].item())
+    torch.testing.assert_close(cut["prior_logits"], gradients["prior_logits"])
+    assert not any(gradient.any() for name, gradient in cut.items() if name.startswith("decoders"))
+    assert all(gradient.isfinite().all() for gradient in cut.values())
+
+
+def test_broken_images_give_a_loss_that_shows_it():
+    model, images, labels = pointed(1e-6)
+    images["mnist"][:] = torch.nan
+    assert model.objective(images, labels)["loss"].isnan()
+
+
+@pytest.mark.parametrize("epsilon", [0, 1e-6])
+def test_a_compiled_objective_has_the_same_gradients(epsilon):
+    """The first pass breaks the graph; a hook on z registered after the break must still see all of its gradient."""
+    model, images, labels = pointed(epsilon)
+    compiled = torch.compile(model.objective, backend="aot_eager")
+    terms, gradients = terms_and_gradients(model, images, labels)
+    found, found_gradients = terms_and_gradients(model, images, labels, objective=compiled)
+    torch._dynamo.reset()
+    assert found["loss"].item() == pytest.approx(terms["loss"].item())
+    assert difference(found_gradients, gradients) < 1e-9

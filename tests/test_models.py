@@ -1,32 +1,52 @@
 """What every model must do alike, so that training, evaluation and figures need not know which one they hold."""
 
+import copy
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
-from qmvae import checkpoint, params
+from qmvae.baselines.dmvae import DMVAE
+from qmvae.baselines.mmvae import MMVAE
+from qmvae.baselines.mvae import MVAE
+from qmvae.model.base import check_names, warm_up
+from qmvae.model.qmvae import QMVAE
 
+MODELS = {"qmvae": QMVAE, "mvae": MVAE, "mmvae": MMVAE, "dmvae": DMVAE}
 SHAPES = {"mnist": (1, 4, 4), "svhn": (3, 8, 8), "third": (1, 3, 5)}
-NETS = {"mnist": "mlp", "svhn": "conv", "third": "mlp"}
+NETWORKS = {"mnist": "mlp", "svhn": "conv", "third": "mlp"}
 PER_MODALITY = ("likelihood", "kl_private", "delta")
+PARAMS = Path(__file__).parents[1] / "params.yaml"
+
+
+def namespace(settings):
+    """A model's section of params.yaml with attributes for keys; mappings by modality stay mappings."""
+    settings = copy.deepcopy(settings)
+    settings["likelihood"] = {m: SimpleNamespace(**value) for m, value in settings["likelihood"].items()}
+    if "negatives" in settings:
+        settings["negatives"] = SimpleNamespace(**settings["negatives"])
+    return SimpleNamespace(**settings)
 
 
 def make(name, count=2, **changes):
     """The model that params.yaml describes, made small, for the first `count` modalities, and a batch of 12 for it."""
-    config = getattr(params.load(root=Path(__file__).parents[1]), name).model_dump() | {"shared": 4} | changes
+    config = yaml.safe_load(PARAMS.read_text())[name] | {"shared": 4} | changes
     config |= {"private": 3} if "private" in config else {}
     config |= {"discriminator": 16} if "discriminator" in config else {}
     config |= {"samples": 3} if "samples" in config and "samples" not in changes else {}
     config |= {k: {m: config[k]["svhn"] for m in list(SHAPES)[:count]} for k in PER_MODALITY if k in config}
     torch.manual_seed(0)
     shapes = {m: SHAPES[m] for m in list(SHAPES)[:count]}
-    model = checkpoint.build(name, params.MODELS[name].model_validate(config), shapes, NETS)
+    model = MODELS[name](shapes, NETWORKS, namespace(config))
     return model, {m: torch.rand(12, *s) for m, s in shapes.items()}, torch.arange(12) % 3
 
 
-every = pytest.mark.parametrize("name", list(checkpoint.MODELS))
+every = pytest.mark.parametrize("name", list(MODELS))
 
 
 @every
@@ -115,16 +135,24 @@ def test_codes_and_images_have_the_promised_shapes(name):
 
 
 @every
-def test_cross_generation_hangs_on_its_seed_alone(name):
+def test_cross_generation_depends_on_its_seed_only(name):
     model, images, _ = make(name, 3)
     for given in ({"mnist": images["mnist"]}, {"mnist": images["mnist"], "third": images["third"]}):
         first, again, other = (model.cross_generate(given, "svhn", seed=seed) for seed in (3, 3, 4))
         assert torch.equal(first, again) and not torch.equal(first, other)
 
 
+def test_the_models_are_those_of_the_parameters():
+    from qmvae.pipeline import checkpoint, schema
+
+    assert {name: checkpoint.model_class(name) for name in schema.MODELS} == MODELS
+
+
 @every
 def test_parameters_of_each_modality_must_be_complete(name, tmp_path):
-    document = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
+    from qmvae.pipeline import params
+
+    document = yaml.safe_load(PARAMS.read_text())
     for key in set(PER_MODALITY) & set(document[name]):
         value = document[name][key].pop("svhn")
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
@@ -135,8 +163,112 @@ def test_parameters_of_each_modality_must_be_complete(name, tmp_path):
 
 @every
 def test_checkpoints_bring_the_model_back(name, tmp_path):
+    from qmvae.pipeline import checkpoint, schema
+
     model, images, _ = make(name)
-    checkpoint.save(tmp_path, model, name, NETS, {})
-    loaded = checkpoint.load(tmp_path)
+    model.config = schema.MODELS[name].model_validate(json.loads(json.dumps(model.config, default=vars)))
+    checkpoint.save_model(tmp_path, model, name, NETWORKS, {})
+    loaded = checkpoint.load_model(tmp_path)
     expected = model.cross_generate({"svhn": images["svhn"]}, "mnist", seed=0)
     assert torch.equal(loaded.cross_generate({"svhn": images["svhn"]}, "mnist", seed=0), expected)
+
+
+def with_names(name, modalities):
+    config = make(name)[0].config
+    for key in set(PER_MODALITY) & set(vars(config)):
+        setattr(config, key, {m: getattr(config, key)["mnist"] for m in modalities})
+    return MODELS[name]({m: (1, 4, 4) for m in modalities}, {m: "mlp" for m in modalities}, config)
+
+
+@every
+@pytest.mark.parametrize("bad", ["type", "half", "train", "items", "keys", "training", "forward", "", "a.b"])
+def test_names_that_no_module_can_have(name, bad):
+    with pytest.raises(ValueError, match=f"modality {bad!r}: nn.ModuleDict cannot hold it .*; rename it"):
+        with_names(name, ["mnist", bad])
+
+
+def test_names_of_modalities_are_all_but_those_of_nn_module_dict_itself():
+    for bad in dir(nn.ModuleDict()):
+        with pytest.raises(ValueError, match="nn.ModuleDict cannot hold it"):
+            check_names(["mnist", bad])
+    model = with_names("qmvae", ["Type", "x_1", "street numbers", "0"])
+    model.loss({m: torch.rand(3, 1, 4, 4) for m in model.shapes}, torch.arange(3))
+
+
+def calls(model, x, y):
+    """Every method that is given images: by name, what it returns for images x of `mnist` and y of `svhn`."""
+    return {
+        "shared": model.shared({"svhn": y, "mnist": x}).mean,
+        "private": model.private("mnist", x).mean,
+        "cross_generate": model.cross_generate({"mnist": x}, "svhn", seed=0),
+        "translate": model.translate({"svhn": y}, "mnist", x, seed=0),
+    }
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_images_may_be_whatever_torch_turns_into_a_tensor(name, dtype):
+    model, images, _ = make(name)
+    model = model.to(dtype)
+    x, y = ((image > 0.5).to(dtype) for image in images.values())
+    expected = calls(model, x, y)
+    assert all(value.dtype == dtype for value in expected.values())
+    for cast in (torch.Tensor.double, torch.Tensor.byte, torch.Tensor.bool, lambda t: t.double().numpy(),
+                 lambda t: t.byte().numpy(), lambda t: t.tolist()):  # fmt: skip
+        for call, value in calls(model, cast(x), cast(y)).items():
+            assert value.dtype == dtype and torch.equal(value, expected[call]), call
+
+
+def test_lists_and_private_codes_keep_the_precision_of_the_model():
+    model, images, _ = make("qmvae")
+    model, x = model.double(), images["mnist"].double()
+    assert torch.equal(model.private("mnist", x.tolist()).mean, model.private("mnist", x).mean)
+    h = np.random.default_rng(0).normal(size=(12, 3))
+    expected = model.cross_generate({"mnist": x}, "svhn", private=torch.from_numpy(h))
+    assert torch.equal(model.cross_generate({"mnist": x}, "svhn", private=h.tolist()), expected)
+    assert torch.equal(model.float().cross_generate({"mnist": x}, "svhn", private=h), model.cross_generate(
+        {"mnist": x.float()}, "svhn", private=torch.from_numpy(h).float()))  # fmt: skip
+
+
+@every
+@pytest.mark.parametrize("value, found", [
+    (float("nan"), "nan to nan"), (float("inf"), "to inf"), (-0.01, "-0.01 to"), (1.01, "to 1.01"), (255, "to 255"),
+])  # fmt: skip
+def test_values_out_of_range_are_refused(name, value, found):
+    model, images, _ = make(name)
+    x, y = images["mnist"], images["svhn"]
+    x[7, 0, 2, 3] = value
+    for call in (lambda: model.shared({"svhn": y, "mnist": x}), lambda: model.private("mnist", x),
+                 lambda: model.cross_generate({"mnist": x}, "svhn"), lambda: model.translate({"mnist": x}, "svhn", y),
+                 lambda: model.translate({"svhn": y}, "mnist", x.numpy())):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"mnist: expected .* in \[0, 1\], got values from .*{found}"):
+            call()
+
+
+@every
+def test_rounding_is_not_out_of_range_and_no_images_are_no_error(name):
+    model, images, _ = make(name)
+    x = images["mnist"].half()
+    x[0], x[1] = 1 + 2**-10, -(2**-10)
+    assert x.max() > 1 and model.shared({"mnist": x}).mean.isfinite().all()
+    assert model.shared({"mnist": x[:0]}).mean.shape == (0, 4)
+
+
+@pytest.mark.parametrize("images", [None, "a file", {"a": 1}, [[1.0], [1.0, 2.0]], [torch.zeros(1, 4, 4)] * 2])
+def test_what_is_no_array_is_refused_by_name(images):
+    with pytest.raises(ValueError, match=rf"mnist: expected images of shape \(N, 1, 4, 4\).*{type(images).__name__}"):
+        make("mvae")[0].shared({"mnist": images})
+
+
+@every
+def test_training_skips_the_check_of_the_range(name, monkeypatch):
+    model, images, labels = make(name)
+    monkeypatch.setattr(model, "_checked", None)
+    assert model.loss({m: 2 * x for m, x in images.items()}, labels)["loss"].isfinite()
+
+
+@pytest.mark.parametrize(
+    "progress, fraction, expected", [(0, 0.4, 0), (0.1, 0.4, 0.25), (0.4, 0.4, 1), (0.9, 0.4, 1), (0, 0, 1)]
+)
+def test_warm_up(progress, fraction, expected):
+    assert warm_up(progress, fraction) == expected

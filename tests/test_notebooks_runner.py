@@ -9,9 +9,9 @@ import nbformat
 import pytest
 from tiny import ROOT, write_params
 
-from qmvae import notebooks
-from qmvae.files import FileError
-from qmvae.params import load
+from qmvae.pipeline import notebooks
+from qmvae.pipeline.files import FileError
+from qmvae.pipeline.params import load
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
@@ -26,7 +26,7 @@ def write_notebook(root: Path, *sources: str) -> None:
 
 def run(root: Path) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "qmvae.notebooks", "story"]
+    command = [sys.executable, "-m", "qmvae", "notebook", "story"]
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qmvae.params import ParamsError, find_root, load, switch
+from qmvae.pipeline.params import ParamsError, find_root, load, switch
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -69,6 +69,10 @@ FAULTS = {
         r"qmvae.kl_private: has \['audio', 'mnist', 'svhn'\], expected one entry for each modality",
     ),
     "a modality without weight": (lambda d: d["qmvae"]["kl_private"].pop("svhn"), "qmvae.kl_private: has"),
+    "a modality named like a result": (
+        lambda d: d["modalities"].update({"a_to_b": {"net": "mlp"}}),
+        "modalities: 'a_to_b' would be mistaken for a key of the results; rename it",
+    ),
     "a modality named like a path": (lambda d: d["modalities"].update({"../x": {"net": "mlp"}}), "modalities"),
     "a preset named like a path": (lambda d: d.update(preset="../x"), "preset"),
     "repeated seeds": (lambda d: d["presets"]["quick"]["training"].update(seeds=[1, 1]), r"seeds \[1, 1\] repeat"),
@@ -112,10 +116,10 @@ def test_faults(tmp_path, fault):
         ("", "expected a mapping"),
         ("[1, 2]", "expected a mapping"),
         ("preset: [", "not valid YAML"),
-        ("preset: quick\npreset: paper\n", "'preset' appears twice"),
+        ("preset: quick\npreset: paper\n", "found duplicate key"),
         ("a: !!python/object/apply:os.system [exit]", "not valid YAML"),
         ("\0", "not valid YAML"),
-        ("? [a]\n: b", "not valid YAML"),
+        ("? [a]\n: b", "Keys should be strings"),
     ],
 )
 def test_files_that_are_no_parameters(tmp_path, text, message):
@@ -145,7 +149,7 @@ def test_switch_changes_one_line_and_keeps_the_comments(tmp_path):
     switch(tmp_path, preset="subset", folder="../some where: else")
     after = (tmp_path / "params.yaml").read_text()
     changed = [line for line in after.splitlines() if line not in before.splitlines()]
-    assert [line.split("#")[0].strip() for line in changed] == ["preset: subset", 'folder: "../some where: else"']
+    assert [line.split("#")[0].strip() for line in changed] == ["preset: subset", "folder: '../some where: else'"]
     assert all("#" in line for line in changed)
     assert load(root=tmp_path).data == tmp_path / "../some where: else"
 
@@ -168,7 +172,7 @@ def test_overrides_change_one_model_of_one_preset():
 
 def test_a_data_folder_that_is_not_there_is_said_before_any_work(tmp_path):
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    command = [sys.executable, "-m", "qmvae.params", "--data", "/nowhere/at/all"]
+    command = [sys.executable, "-m", "qmvae", "plan", "--data", "/nowhere/at/all"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "folder: there is no /nowhere/at/all" in result.stderr
@@ -178,5 +182,5 @@ def test_a_data_folder_that_is_not_there_is_said_before_any_work(tmp_path):
 def test_a_number_as_dvc_writes_it_is_a_number(tmp_path, written):
     """`dvc exp run -S presets.quick.training.lr=0.00001` leaves `lr: 1e-05`, which YAML 1.1 takes for text."""
     text = (ROOT / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(text.replace("lr: 0.001, precision", f"lr: {written}, precision"))
+    (tmp_path / "params.yaml").write_text(text.replace("lr: 0.001\n      precision", f"lr: {written}\n      precision"))
     assert load("quick", tmp_path).training["qmvae"].lr == 1e-5

@@ -1,23 +1,23 @@
-"""Eq. 19 and the choice of negatives, against loops in NumPy."""
+"""Eq. 19 and the selection of negatives, against loops in NumPy."""
 
 import numpy as np
 import pytest
 import torch
 
-from qmvae.quadruplet import choose_negatives, quadruplet
+from qmvae.model.quadruplet import quadruplet_terms, select_negatives
 
 
 def test_each_term_of_eq_19_against_a_numpy_loop():
-    x, y, x_minus, y_minus = (torch.randn(50, 4, dtype=torch.float64) for _ in range(4))
-    quad = quadruplet(x, y, x_minus, y_minus, alpha1=0.9, alpha2=0.3)
+    x, y, x_negative, y_negative = (torch.randn(50, 4, dtype=torch.float64) for _ in range(4))
+    quad = quadruplet_terms(x, y, x_negative, y_negative, alpha1=0.9, alpha2=0.3)
     d = lambda a, b: np.sqrt(((a.numpy() - b.numpy()) ** 2).sum())  # noqa: E731
     seen = set()
     for i in range(50):
         positive = d(x[i], y[i])
         expected = (
-            max(positive - d(x[i], y_minus[i]) + 0.9, 0),
-            max(positive - d(x_minus[i], y[i]) + 0.9, 0),
-            max(positive - d(x_minus[i], y_minus[i]) + 0.3, 0),
+            max(positive - d(x[i], y_negative[i]) + 0.9, 0),
+            max(positive - d(x_negative[i], y[i]) + 0.9, 0),
+            max(positive - d(x_negative[i], y_negative[i]) + 0.3, 0),
         )
         got = (quad.first[i].item(), quad.second[i].item(), quad.third[i].item())
         assert got == pytest.approx(expected)
@@ -27,7 +27,7 @@ def test_each_term_of_eq_19_against_a_numpy_loop():
 
 def test_all_points_in_one_place_cost_the_three_margins_and_have_finite_gradients():
     points = [torch.zeros(3, 4, requires_grad=True) for _ in range(4)]
-    quad = quadruplet(*points, alpha1=2.0, alpha2=0.8)
+    quad = quadruplet_terms(*points, alpha1=2.0, alpha2=0.8)
     total = (quad.first + quad.second + quad.third).mean()
     assert total.item() == pytest.approx(4.8)
     total.backward()
@@ -52,14 +52,14 @@ def test_negatives_against_a_loop(policy, distinct):
     x, y = torch.randn(40, 2, dtype=torch.float64), torch.randn(40, 2, dtype=torch.float64)
     labels = torch.arange(40) % 4
     distance = np.linalg.norm(x.numpy()[:, None] - y.numpy()[None], axis=-1)
-    x_minus, y_minus, usable = choose_negatives(x, y, labels, policy, distinct)
+    x_negative, y_negative, usable = select_negatives(x, y, labels, policy, distinct)
     assert usable.all()
     for i in range(40):
         other = (labels != labels[i]).tolist()
-        assert y_minus[i].item() in reference_choice(policy, distance[i], distance[i, i], other)
+        assert y_negative[i].item() in reference_choice(policy, distance[i], distance[i, i], other)
         if distinct:
-            other = [o and labels[j] != labels[y_minus[i]] for j, o in enumerate(other)]
-        assert x_minus[i].item() in reference_choice(policy, distance[:, i], distance[i, i], other)
+            other = [o and labels[j] != labels[y_negative[i]] for j, o in enumerate(other)]
+        assert x_negative[i].item() in reference_choice(policy, distance[:, i], distance[i, i], other)
 
 
 def test_random_negatives_reach_every_candidate_about_equally():
@@ -68,19 +68,19 @@ def test_random_negatives_reach_every_candidate_about_equally():
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     counts = torch.zeros(6)
     for _ in range(2000):
-        counts[choose_negatives(x, y, labels, "random")[1][0]] += 1
+        counts[select_negatives(x, y, labels, "random")[1][0]] += 1
     assert counts[:2].sum() == 0
     assert (counts[2:] / 2000 - 0.25).abs().max() < 0.05
 
 
 def test_a_batch_of_one_class_has_no_usable_row_and_two_classes_none_that_are_distinct():
     x, y = torch.randn(5, 3), torch.randn(5, 3)
-    assert not choose_negatives(x, y, torch.zeros(5), "semihard")[2].any()
+    assert not select_negatives(x, y, torch.zeros(5), "semihard")[2].any()
     two = torch.tensor([0, 0, 1, 1, 1])
-    assert choose_negatives(x, y, two, "hardest")[2].all()
-    assert not choose_negatives(x, y, two, "hardest", distinct=True)[2].any()
+    assert select_negatives(x, y, two, "hardest")[2].all()
+    assert not select_negatives(x, y, two, "hardest", distinct=True)[2].any()
 
 
 def test_unknown_policy():
     with pytest.raises(ValueError, match="easy.*expected random, semihard or hardest"):
-        choose_negatives(torch.randn(4, 2), torch.randn(4, 2), torch.arange(4), "easy")
+        select_negatives(torch.randn(4, 2), torch.randn(4, 2), torch.arange(4), "easy")

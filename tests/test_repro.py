@@ -12,9 +12,10 @@ import sys
 import pytest
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from dvc.utils import strictyaml
-from tiny import ROOT, write_params, write_project
+from tiny import ROOT, environment, make_data, write_params, write_project
 
-from qmvae import data, judges, params, repro, training
+from qmvae.pipeline import repro, training
+from qmvae.pipeline.stages import classifiers
 
 
 @pytest.fixture
@@ -32,33 +33,33 @@ def test_a_dvc_lock_cut_short_anywhere_is_put_back(checkout, capsys):
     assert a_number
     for length in [*range(0, len(whole), 2500), *amid_a_key, *a_number[:3]]:
         (checkout / "dvc.lock").write_text(whole)
-        repro.mend(checkout)
+        repro.restore(checkout)
         (checkout / "dvc.lock").write_text(whole[:length])
-        repro.mend(checkout)
+        repro.restore(checkout)
         text = (checkout / "dvc.lock").read_text()
         assert text in (whole, whole[:length])
         strictyaml.load(str(checkout / "dvc.lock"), COMPILED_LOCKFILE_SCHEMA)
         put_back += text == whole
-    assert put_back and "put back as it was" in capsys.readouterr().out
+    assert put_back and "the copy from before that is restored" in capsys.readouterr().out
 
 
 def test_a_dvc_lock_that_was_never_whole_is_removed(checkout, capsys):
     (checkout / "dvc.lock").write_text("schema: '2.0'\nstages:\n  data")
-    repro.mend(checkout)
+    repro.restore(checkout)
     assert not (checkout / "dvc.lock").exists() and "git checkout dvc.lock" in capsys.readouterr().out
 
 
 def test_a_dvc_lock_that_is_not_there_stays_so(checkout):
-    repro.mend(checkout)
+    repro.restore(checkout)
     (checkout / "dvc.lock").unlink()
-    repro.mend(checkout)
+    repro.restore(checkout)
     assert not (checkout / "dvc.lock").exists()
 
 
 @pytest.mark.parametrize("content", ["", '{"read": {"/x": [{"pi', "[]", "{}", '{"write": {"/x": {"pid": 1}}}'])
 def test_notes_of_who_works_on_what_that_nobody_keeps_are_removed(checkout, content):
     (checkout / ".dvc" / "tmp" / "rwlock").write_text(content)
-    repro.mend(checkout)
+    repro.restore(checkout)
     assert not (checkout / ".dvc" / "tmp" / "rwlock").exists()
 
 
@@ -66,11 +67,11 @@ def test_notes_stay_as_long_as_a_dvc_lives_and_is_no_zombie(checkout):
     notes = checkout / ".dvc" / "tmp" / "rwlock"
     with subprocess.Popen([sys.executable, "-c", "input()", "dvc"], stdin=subprocess.PIPE) as process:
         notes.write_text(json.dumps({"read": {"/x": [{"pid": process.pid, "cmd": "dvc repro"}]}}))
-        repro.mend(checkout)
+        repro.restore(checkout)
         assert notes.exists()
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and nobody has asked how it ended
-        repro.mend(checkout)
+        repro.restore(checkout)
         assert not notes.exists()
 
 
@@ -79,19 +80,19 @@ def test_the_second_is_told_so_before_params_yaml_is_touched(checkout):
     before = (checkout / "params.yaml").read_bytes()
     with open(checkout / ".dvc" / "tmp" / "repro.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        command = [sys.executable, "-m", "qmvae.repro", "--preset", "tiny", "--data", "elsewhere"]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        run = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+        command = [sys.executable, "-m", "qmvae", "repro", "--preset", "tiny", "--data", "elsewhere"]
+        run = subprocess.run(command, cwd=checkout, env=environment(), capture_output=True, text=True)
     assert run.returncode == 1 and "Traceback" not in run.stderr
     assert "another `make repro` is running here; wait for it or stop it first" in run.stderr
     assert (checkout / "params.yaml").read_bytes() == before
 
 
-@pytest.mark.parametrize("stage", ["judges", "evaluation", "notebooks"])
-def test_ctrl_c_amid_the_imports_of_a_stage_is_no_traceback(tmp_path, stage):
+@pytest.mark.parametrize("stage", ["classifiers", "evaluate qmvae", "notebook 01_data"])
+def test_ctrl_c_during_the_imports_of_a_stage_is_no_traceback(tmp_path, stage):
+    write_params(tmp_path)
     process = subprocess.Popen(
-        [sys.executable, "-X", "importtime", "-m", f"qmvae.{stage}"], cwd=tmp_path, text=True, stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(ROOT)}, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        [sys.executable, "-X", "importtime", "-m", "qmvae", *stage.split()], cwd=tmp_path, text=True,
+        stderr=subprocess.PIPE, env=environment(), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     while not re.search(r"\| +(torch|nbformat)\.", process.stderr.readline()):  # what is imported, as it is imported
         assert process.poll() is None
@@ -102,21 +103,18 @@ def test_ctrl_c_amid_the_imports_of_a_stage_is_no_traceback(tmp_path, stage):
 
 def test_a_folder_that_is_a_file_is_no_traceback(tmp_path):
     write_project(tmp_path)
-    run = params.load(root=tmp_path)
-    data.save(data.make(run), run)
+    make_data(tmp_path)
     (tmp_path / "artifacts" / "tiny" / "progress").write_text("in the way")
-    command = [sys.executable, "-m", "qmvae.training", "qmvae"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "qmvae", "train", "qmvae"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert result.returncode == 1 and result.stderr.startswith("cannot go on: ") and "progress" in result.stderr
 
 
-def test_judges_refuse_a_batch_larger_than_the_data(tmp_path):
+def test_classifiers_refuse_a_batch_larger_than_the_data(tmp_path):
     write_project(tmp_path)
-    run = params.load(root=tmp_path)
-    data.save(data.make(run), run)
-    run = run.model_copy(update={"judges": run.judges.model_copy(update={"batch_size": 121})})
-    message = "presets.tiny.judges.batch_size: 121 is more than the 120 training images of mnist; make it smaller"
+    run = make_data(tmp_path)
+    run = run.model_copy(update={"classifiers": run.classifiers.model_copy(update={"batch_size": 121})})
+    message = "presets.tiny.classifiers.batch_size: 121 is more than the 120 training images of mnist; make it smaller"
     with pytest.raises(training.TrainingError, match=message):
-        judges.run(run)
-    assert not (run.artifacts / "judges").exists()
+        classifiers.run(run, "mnist")
+    assert not (run.artifacts / "classifiers").exists()

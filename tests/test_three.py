@@ -1,11 +1,13 @@
-"""A third modality joins with its own images, pairs, judges and weights, and every set of the others draws each."""
+"""A third modality joins with its own images, pairs, classifiers and weights; each is generated from all others."""
 
 import pytest
 import torch
 import yaml
-from tiny import write_project
+from tiny import make_data, write_project
 
-from qmvae import data, files, judges, params, three
+from ablations import three_modalities
+from qmvae.pipeline import artifacts, files, params
+from qmvae.pipeline.stages import classifiers
 
 
 @pytest.fixture
@@ -14,26 +16,26 @@ def project(tmp_path, monkeypatch):
     path = tmp_path / "params.yaml"
     document = yaml.safe_load(path.read_text())
     document["ablations"]["steps"] = 20
-    document["presets"]["tiny"]["judges"] |= {"batch_size": 16, "epochs": 2}
+    document["presets"]["tiny"]["classifiers"] |= {"batch_size": 16, "epochs": 2}
     path.write_text(yaml.safe_dump(document, sort_keys=False))
     return tmp_path
 
 
 def test_the_third_is_set_as_the_first_and_the_rest_is_kept(project):
     run = params.load()
-    wide = three.widened(run)
+    wide = three_modalities.with_third(run)
     assert list(wide.modalities) == [*run.modalities, "handwriting"]
     assert wide.qmvae.kl_private == run.qmvae.kl_private | {"handwriting": run.qmvae.kl_private["mnist"]}
     assert wide.qmvae.likelihood["handwriting"] == run.qmvae.likelihood["mnist"]
     kept = {"likelihood": run.qmvae.likelihood, "kl_private": run.qmvae.kl_private}
     assert wide.qmvae.model_copy(update=kept) == run.qmvae
     with pytest.raises(params.ParamsError, match="mnist: mlp, svhn: conv, handwriting: mlp; three modalities need"):
-        three.widened(wide)
+        three_modalities.with_third(wide)
 
 
 def test_pairs_are_of_one_class_in_all_three(project):
-    run = params.load()
-    dataset = three.with_handwriting(data.make(run), three.widened(run))
+    run = make_data(project)
+    dataset = three_modalities.with_handwriting(artifacts.load_dataset(run), three_modalities.with_third(run))
     for split in (dataset.train, dataset.test):
         classes = [
             labels[column.long()] for labels, column in zip(split.labels.values(), split.pairs.unbind(1), strict=True)
@@ -42,16 +44,15 @@ def test_pairs_are_of_one_class_in_all_three(project):
 
 
 def test_from_training_to_the_report(project):
-    run = params.load()
-    data.save(data.make(run), run)
-    judges.run(run)
-    three.run(run)
+    run = make_data(project)
+    classifiers.run(run)
+    three_modalities.train_and_evaluate(run)
     report = files.load_json(run.reports / "three.json")
     directions = set(report["cross"])
     assert len(directions) == 9 and directions == set(report["cross_strong"])
     assert {"mnist+svhn_to_handwriting", "mnist_to_svhn", "svhn+handwriting_to_mnist"} <= directions
     assert set(report["linear"]) == {"mnist", "svhn", "handwriting", "all"}
-    assert report["judges"]["judge"]["handwriting"] > 0.8  # read by a judge that was trained, not by a fresh one
+    assert report["classifiers"]["standard"]["handwriting"] > 0.8  # by a trained classifier, not by a fresh one
     assert "built-in handwriting 10,507/2,072" in report["images"]
-    assert files.load_json(run.artifacts / "judges" / "accuracy.json").keys() == report["judges"].keys()
-    assert "handwriting" not in files.load_json(run.artifacts / "judges" / "accuracy.json")["judge"]
+    assert artifacts.classifier_accuracy(run).keys() == report["classifiers"].keys()
+    assert "handwriting" not in artifacts.classifier_accuracy(run)["standard"]

@@ -1,16 +1,20 @@
 """A project small enough for tests: archives of a few random images, and parameters that train in a second."""
 
 import copy
+import os
 from pathlib import Path
 
 import numpy as np
 import yaml
 
+from qmvae.pipeline import params
+from qmvae.pipeline.stages import data
+
 ROOT = Path(__file__).parents[1]
 
 
 def write_archives(folder: Path, train: int = 120, test: int = 40) -> None:
-    """mnist.npz and svhn.npz in the documented form; a class is a bright square in its own place, with noise."""
+    """Write mnist.npz and svhn.npz in the documented form; a class is a bright square at its own place, with noise."""
     random = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     for name, shape in {"mnist": (16, 16), "svhn": (16, 16, 3)}.items():
@@ -26,15 +30,15 @@ def write_archives(folder: Path, train: int = 120, test: int = 40) -> None:
 
 
 def write_params(folder: Path, **training) -> None:
-    """params.yaml in `folder`: the committed one, with a preset `tiny` in the place of all others."""
+    """Write params.yaml: the committed one, with `tiny` as its only preset."""
     document = yaml.safe_load((ROOT / "params.yaml").read_text())
     subset = copy.deepcopy(document["presets"]["subset"])
     subset["training"] = dict(
-        seeds=[0, 1], steps=30, batch_size=16, lr=0.001, precision="float32", cooldown=0.5, checkpoint_every=10,
-        log_every=5,
+        seeds=[0, 1], steps=30, batch_size=16, lr=0.001, precision="float32", compile="off", cooldown=0.5,
+        checkpoint_every=10, log_every=5,
     ) | training  # fmt: skip
     subset["overrides"] = {model: {} for model in subset["overrides"]}
-    subset["judges"] |= {"epochs": 1, "strong_steps": 5}
+    subset["classifiers"] |= {"epochs": 1, "strong_steps": 5, "batch_size": 32}
     subset["evaluation"] |= {"conditions": 100, "probe_pairs": 100}
     document |= {"preset": "tiny", "folder": "data", "device": "cpu", "models": ["qmvae"], "presets": {"tiny": subset}}
     (folder / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
@@ -44,3 +48,15 @@ def write_project(folder: Path, **training) -> Path:
     write_params(folder, **training)
     write_archives(folder / "data")
     return folder
+
+
+def make_data(folder: Path):
+    """Write the images and pairs of the project in `folder`, and return its parameters."""
+    run = params.load(root=folder)
+    data.run(run)
+    return run
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return this process's environment, in which other folders find the package, too."""
+    return os.environ | {"PYTHONPATH": str(ROOT)} | more

@@ -1,57 +1,94 @@
 """What the images of a run must be like, whichever source they come from. Each fault is one message with its cure."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
-SIDES = range(16, 1025)  # the judges' convolutions need 16 pixels; above 1024 it's no digit
+SIDES = range(16, 1025)  # the convolutions of the classifiers need 16 pixels
+MOST_CLASSES = 100
+FEW_LEVELS = 16  # images without a value above this one are almost black
 
 
 class DataError(ValueError):
-    """Images or labels that can't be used; the message names file and array, what was found, what to do."""
+    """Images or labels are not usable; the message names the file and array, what was found, and what to do."""
 
 
-def check_form(where: str, arrays: Mapping) -> None:
-    """Check names, types and shapes of one modality's arrays, or of mere headers: anything with .shape and .dtype.
+def check_form(where: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Check the names, types and shapes of one modality's arrays. Raises DataError.
 
-    Expected: images uint8 (N, H, W) or (N, H, W, 1 or 3), labels integers (N,). Raises DataError.
+    Expected: images uint8 (N, H, W) or (N, H, W, 1 or 3), labels of any integer type (N,).
     """
     for key in ARRAYS:
         if key not in arrays:
             raise DataError(f"{where}: {key}: not in it, found {', '.join(arrays) or 'nothing'}; add this array")
+    convert = "save `images.astype('uint8')`, or of values 0 to 1 `(images * 255).round().astype('uint8')`"
+    reorder = "if they are the second, save `images.transpose(0, 2, 3, 1)`"
     for part in ("train", "test"):
         images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
-        shape = tuple(images.shape)
-
-        def expect(right: bool, key: str, found, expected: str):
+        shape, form = images.shape, f"shape {images.shape}"
+        for right, key, found, expected in (
+            (images.dtype == np.uint8, "images", f"type {images.dtype}", f"uint8, 0 to 255; {convert}"),
+            (len(shape) in (3, 4), "images", form, "(N, height, width) or (N, height, width, channels)"),
+            (shape[3:] in ((), (1,), (3,)), "images", form, f"1 or 3 channels as the last size; {reorder}"),
+            (shape[:1] != (0,), "images", "no image", "at least one of each class; save the array with its images"),
+            (all(side in SIDES for side in shape[1:3]), "images", form, "sides of 16 to 1024 pixels; resize them"),
+            (labels.dtype.kind in "iu", "labels", f"type {labels.dtype}", "integers; number the classes, save again"),
+            (labels.ndim == 1, "labels", f"shape {labels.shape}", "(N,), one class number an image"),
+        ):
             if not right:
                 raise DataError(f"{where}: {part}_{key}: found {found}, expected {expected}")
-
-        expect(images.dtype == np.uint8, "images", f"type {images.dtype}", "uint8, 0..255; convert and save again")
-        expect(len(shape) in (3, 4), "images", f"shape {shape}", "(N, height, width) or (N, height, width, channels)")
-        expect(len(shape) == 3 or shape[3] in (1, 3), "images", f"shape {shape}", "1 or 3 channels, as the last size")
-        expect(shape[0] > 0, "images", "no image", "at least one of each class; save the array with its images")
-        sides = shape[1] in SIDES and shape[2] in SIDES
-        expect(sides, "images", f"shape {shape}", "sides of 16 to 1024 pixels; resize them")
-        expect(labels.dtype.kind in "iu", "labels", f"type {labels.dtype}", "integers 0..9; convert and save again")
-        expect(len(labels.shape) == 1, "labels", f"shape {tuple(labels.shape)}", "(N,), one class number an image")
-        count = labels.shape[0]
-        expect(count == shape[0], "labels", f"{count:,} labels for {shape[0]:,} images", "one an image, in its order")
-    train, test = (tuple(arrays[key].shape[1:]) for key in ("train_images", "test_images"))
+        if len(labels) != len(images):
+            text = f"found {len(labels):,} labels for {len(images):,} images, expected one an image, in its order"
+            raise DataError(f"{where}: {part}_labels: {text}")
+    train, test = (arrays[key].shape[1:] for key in ("train_images", "test_images"))
     if train != test:
         raise DataError(f"{where}: test_images: found images of {test}, expected {train} as for training; resize them")
 
 
-def check_labels(found: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """Check the labels of all modalities, {where: arrays}: 0..9, and each of them everywhere. Raises DataError."""
-    for where, arrays in found.items():
+def check_sides(where: str, arrays: Mapping, name: str) -> None:
+    """Check that sides are divisible by 8, which the network `conv` of modality `name` needs. Raises DataError."""
+    height, width = arrays["train_images"].shape[1:3]
+    if height % 8 or width % 8:
+        cure = f"resize the images or set modalities.{name}.net to mlp in params.yaml"
+        raise DataError(f"{where}: train_images: found {height}x{width}, expected sides divisible by 8; {cure}")
+
+
+def check_values(where: str, arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse images with no value above 1, which are nearly always 0..1 by mistake: DataError. Warn up to 16."""
+    for key in ("train_images", "test_images"):
+        largest = int(arrays[key].max())
+        fault = f"{where}: {key}: found no value above {largest}, expected 0 (black) to 255"
+        if largest <= 1:
+            raise DataError(f"{fault}; save `images * 255`, with floats before they are converted to uint8")
+        if largest <= FEW_LEVELS:  # not warnings.warn, which prints a place in this file, too
+            print(f"warning: {fault}; if {largest} is white, save `images * {255 // largest}`", file=sys.stderr)
+
+
+def check_labels(found: Iterable[tuple[str, Mapping[str, np.ndarray]]]) -> None:
+    """Check that all modalities, as (where, arrays), have the same 2 to 100 classes in training and test.
+
+    One image of a class is enough. Raises DataError.
+    """
+    present: dict[tuple[str, str], set[int]] = {}
+    for where, arrays in found:
         for key in ("train_labels", "test_labels"):
-            low, high = arrays[key].min(), arrays[key].max()
-            if low < 0 or high > 9:
-                raise DataError(f"{where}: {key}: found labels {low} to {high}, expected 0..9; number them so")
-            if missing := sorted(set(range(10)) - set(arrays[key].tolist())):
-                raise DataError(
-                    f"{where}: {key}: found no image of class {', '.join(map(str, missing))}, expected some of each "
-                    "class, 0..9, since pairs are of one class and figures show all ten; add such images"
-                )
+            classes = present[where, key] = set(np.unique(arrays[key]).tolist())
+            if len(classes) > MOST_CLASSES or max(classes) >= 2**63:
+                text = f"found {len(classes):,} classes, {min(classes)} to {max(classes)}"
+                raise DataError(f"{where}: {key}: {text}, expected at most {MOST_CLASSES}, below 2**63; renumber them")
+    every = set().union(*present.values())
+    if len(every) < 2:
+        text = f"found class {every.pop()} only, expected 2 to {MOST_CLASSES} classes; add images of others"
+        raise DataError(f"{': '.join(next(iter(present)))}: {text}")
+    lacking: dict[tuple[str, str], list[str]] = {}  # to keys from (where, the classes that are missing there)
+    for (where, key), classes in present.items():
+        if classes != every:
+            lacking.setdefault((where, ", ".join(map(str, sorted(every - classes)))), []).append(key)
+    if lacking:
+        faults = [f"{w}: {' and '.join(keys)}: found no image of class {c}" for (w, c), keys in lacking.items()]
+        cure = "add such images, or take this class out of all arrays"
+        if {"0", "10"} <= {classes for _, classes in lacking}:  # SVHN's authors give the digit 0 the label 10
+            cure = "if 10 stands for the digit 0, save `labels % 10`"
+        raise DataError(f"{'; '.join(faults)}, expected each class in training and test of every modality; {cure}")

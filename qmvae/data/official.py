@@ -1,7 +1,7 @@
 """The paper's images, MNIST and SVHN as published: found where torchvision keeps them, or downloaded by it.
 
-torchvision's MNIST class itself is not used: it takes an unpacked file for whole without looking, reads old .pt files
-first, and leaves half a file behind when it is interrupted. Its addresses, checksums and downloader are.
+Addresses, checksums and downloader are torchvision's. Its MNIST class is not used, since it does not check unpacked
+files, loads old .pt files first, and leaves half a file behind when it is interrupted.
 """
 
 import contextlib
@@ -17,29 +17,36 @@ from torchvision.datasets import MNIST, SVHN
 from torchvision.datasets.utils import check_integrity, download_url
 
 from qmvae.data.checks import DataError
-from qmvae.params import Params
 
-MNIST_FILES = {  # to their names when unpacked, and their MD5 sums then; torchvision has those of the packed files only
+MNIST_FILES = {  # names and MD5 sums of the unpacked files; torchvision has the sums of the packed files only
     "train_images": ("train-images-idx3-ubyte", "6bbc9ace898e44ae57da46a324031adb"),
     "train_labels": ("train-labels-idx1-ubyte", "a25bea736e30d166cdddb491f175f624"),
     "test_images": ("t10k-images-idx3-ubyte", "2646ac647ad5339dbf082846283269ea"),
     "test_labels": ("t10k-labels-idx1-ubyte", "27ae3e4e09519cfbb04c329615203637"),
 }
-TIMEOUT = 30  # seconds without a byte; torchvision would wait for ever
+TIMEOUT = 30  # seconds without a byte; torchvision would wait forever
 
 
-def read(params: Params, name: str) -> tuple[str, dict[str, np.ndarray]]:
-    """The four arrays of one modality, mnist or svhn, and where they lie.
+def read(folder: Path, name: str) -> tuple[str, dict[str, np.ndarray]]:
+    """Return the folder of one modality's files, mnist or svhn, and its four arrays.
 
     Images uint8 (N, 28, 28) or (N, 32, 32, 3), labels integers (N,), 0..9. Raises DataError for any other modality, and
-    where a file is neither there nor to be had.
+    where a file is missing and cannot be downloaded.
     """
     if name not in ("mnist", "svhn"):
         raise DataError(f"modality {name!r}: torchvision's images are mnist and svhn; for others use source: archive")
     try:
-        return (_mnist if name == "mnist" else _svhn)(params.data)
+        return (_mnist if name == "mnist" else _svhn)(folder)
     except OSError as error:
-        raise DataError(f"{params.data}: cannot be read or written: {error}\n{_cure(params.data)}") from None
+        raise DataError(f"{folder}: cannot be read or written: {error}\n{_cure(folder)}") from None
+
+
+def files(folder: Path, name: str) -> list[Path]:
+    """Return the paths of one modality's files: the unpacked file if there is one, else the official one."""
+    if name == "mnist":
+        paths = [folder / "MNIST" / "raw" / unpacked for unpacked, _ in MNIST_FILES.values()]
+        return [path if path.exists() else path.with_name(f"{path.name}.gz") for path in paths]
+    return [folder / SVHN.split_list[part][1] for part in ("train", "test")] if name == "svhn" else []
 
 
 def _mnist(folder: Path) -> tuple[str, dict[str, np.ndarray]]:
@@ -58,7 +65,10 @@ def _mnist(folder: Path) -> tuple[str, dict[str, np.ndarray]]:
 
 
 def _idx(content: bytes) -> np.ndarray:
-    """An IDX file of bytes: two zeros, the type (8), the rank, each dimension as a big-endian int32, the values."""
+    """Return the array of an IDX file of bytes.
+
+    Two zeros, the type (8), the rank, each dimension as a big-endian int32, then the values.
+    """
     rank = content[3]
     shape = np.frombuffer(content, ">i4", rank, offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
@@ -69,14 +79,14 @@ def _svhn(folder: Path) -> tuple[str, dict[str, np.ndarray]]:
     for part in ("train", "test"):
         url, name, md5 = SVHN.split_list[part]
         _fetch(folder, folder / name, [url], md5)
-        images = SVHN(str(folder), split=part)  # which turns the label 10 into 0
+        images = SVHN(str(folder), split=part)  # its labels are 0 to 9: torchvision turns 10 into 0
         arrays[f"{part}_images"] = images.data.transpose(0, 2, 3, 1)
         arrays[f"{part}_labels"] = images.labels
     return str(folder), arrays
 
 
 def _fetch(folder: Path, path: Path, urls: list[str], md5: str) -> Path:
-    """`path`, whole: as it lies there, or downloaded beside its place, checked, and only then put there."""
+    """Return `path` of a complete file. If need be, download it beside its place, check it, and then move it there."""
     if check_integrity(path, md5):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,16 +104,13 @@ def _fetch(folder: Path, path: Path, urls: list[str], md5: str) -> Path:
 
 
 def _cure(folder: Path) -> str:
-    raw = folder / "MNIST" / "raw"
-    paths = [raw / f"{name}.gz (or the same without .gz)" for name, _ in MNIST_FILES.values()]
-    paths += [folder / SVHN.split_list[part][1] for part in ("train", "test")]
-    listed = "\n".join(f"  {path}" for path in paths)
-    return f"Put the official files there yourself:\n{listed}\nor run without them: make repro PRESET=quick"
+    listed = "\n".join(f"  {path}" for name in ("mnist", "svhn") for path in files(folder, name))
+    return f"Put the official files there yourself (or .gz files unpacked):\n{listed}\nor run `make repro PRESET=quick`"
 
 
 @contextlib.contextmanager
 def _patience(seconds: float):
-    """How long a connection may be silent, for downloaders that take no timeout."""
+    """Limit how long a connection may be silent, for downloaders without a timeout of their own."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -1,0 +1,42 @@
+"""Collect the ablations: reports/<preset>/ablations.json, and the figure `leak` of the objective as printed.
+
+`python ablations/collect.py`, after ablations/ablate.py has run for every name of `ablations.changes` in params.yaml.
+"""
+
+from itertools import permutations
+
+from qmvae.pipeline import artifacts, files, params
+from qmvae.report import figures
+
+
+def collect(run: params.Params) -> None:
+    """Write the measures of all ablations with their settings, and the figure. Raises FileError."""
+    folder, ablations = run.artifacts / "ablations", run.ablations
+    report = {
+        "preset": run.preset,
+        "images": artifacts.load_dataset(run).describe(),
+        "seed": ablations.seed,
+        "steps": ablations.steps,
+        "batch_size": run.training["qmvae"].batch_size,
+        "changes": ablations.changes,
+        "ablations": {name: files.load_json(folder / f"{name}.json") for name in ablations.changes},
+    }
+    files.save_json(run.reports / "ablations.json", report)
+    pictures, titles = {}, run.images.titles
+    for name, title in (("printed_objective", "Eq. 20 as printed"), ("as_it_is", "KL terms weighted")):
+        images, _ = files.load_tensors(folder / f"{name}.safetensors")
+        for a, b in permutations(run.modalities, 2):
+            conditions, generated = (images[f"{a}_to_{b}.{part}"].numpy() / 255 for part in ("conditions", "generated"))
+            pictures[f"{title}: {titles[a]} to {titles[b]}"] = figures.under_conditions(conditions, generated)
+    artifacts.save_figure(run, figures.panels(pictures, columns=2), "leak")
+
+
+def main() -> None:
+    try:
+        collect(params.load())
+    except (params.ParamsError, files.FileError) as error:
+        raise SystemExit(f"ablations: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

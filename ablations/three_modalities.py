@@ -1,0 +1,148 @@
+"""Train and evaluate Q-MVAE with three modalities: the preset's two and the built-in handwriting (not in the paper).
+
+Eq. 8 then has one more expert, and Eq. 19 is summed over three pairs of modalities.
+`python ablations/three_modalities.py` writes reports/<preset>/three.json.
+"""
+
+import math
+import shutil
+from itertools import combinations
+from typing import Any
+
+import torch
+
+from qmvae.data import builtin
+from qmvae.data.dataset import Dataset, Split, pair_by_class
+from qmvae.evaluate.classifiers import CHUNK, CLASSIFIERS, accuracy, fit
+from qmvae.evaluate.cross_generation import STRONG, sample_indices, share
+from qmvae.evaluate.linear_probe import linear_probe
+from qmvae.model.base import MultimodalVAE
+from qmvae.pipeline import artifacts, datasets, files, params, training
+from qmvae.pipeline.schema import Modality
+from qmvae.pipeline.stages import train
+from qmvae.pipeline.stages.evaluate import percentages
+
+THIRD = "handwriting"
+
+
+def with_third(run: params.Params) -> params.Params:
+    """Return the run with the third modality, whose files are in artifacts/<preset>/three. Raises ParamsError.
+
+    The third has the network and the weights of the first modality that is fully connected.
+    """
+    like = next((name for name, kind in run.networks.items() if kind == "mlp"), None)
+    if like is None or THIRD in run.modalities:
+        found = ", ".join(f"{name}: {kind}" for name, kind in run.networks.items())
+        raise params.ParamsError(
+            f"modalities: found {found}; three modalities need one with `net: mlp`, and none named {THIRD}"
+        )
+    settings = run.training["qmvae"].model_copy(update={"steps": run.ablations.steps})
+    weights = {key: getattr(run.qmvae, key) for key in ("likelihood", "kl_private")}
+    changes = {key: values | {THIRD: values[like]} for key, values in weights.items()}
+    titles = run.images.titles | {THIRD: "built-in handwriting"}
+    return run.model_copy(
+        update={
+            "preset": f"{run.preset}/three",
+            "modalities": run.modalities | {THIRD: Modality(net="mlp")},
+            "images": run.images.model_copy(update={"titles": titles}),
+            "seeds": [run.ablations.seed],
+            "training": {"qmvae": settings},
+            "qmvae": run.qmvae.model_copy(update=changes),
+        }
+    )
+
+
+def with_handwriting(dataset: Dataset, wide: params.Params) -> Dataset:
+    """Return the images of the run and those of the third modality, paired by class again."""
+    arrays, pairs = builtin.handwriting(wide.images.seed), wide.pairs
+    generator = torch.Generator().manual_seed(pairs.seed)
+    splits = {}
+    for part, split in (("train", dataset.train), ("test", dataset.test)):
+        images = split.images | {THIRD: torch.tensor(arrays[f"{part}_images"])[:, None]}
+        labels = split.labels | {THIRD: torch.tensor(arrays[f"{part}_labels"])}
+        splits[part] = Split(images, labels, pair_by_class(labels, pairs.multiplier, generator, pairs.redraw))
+    return Dataset(**splits, titles=wide.images.titles)
+
+
+def train_classifiers(run: params.Params, wide: params.Params, dataset: Dataset) -> None:
+    """Copy the classifiers of the run, and train the third modality's two in the same way."""
+    folder, settings = wide.artifacts / "classifiers", run.classifiers
+    shutil.copytree(run.artifacts / "classifiers", folder, dirs_exist_ok=True)
+    accuracies = artifacts.classifier_accuracy(wide)
+    images = dataset.train.images[THIRD]
+    labels, truth = (torch.searchsorted(dataset.classes, s.labels[THIRD]) for s in (dataset.train, dataset.test))
+    plan = {
+        "standard": (settings.epochs * len(images) // settings.batch_size, 0.0),
+        "strong": (settings.strong_steps, 1.0),
+    }
+    for kind, (steps, cooldown) in plan.items():
+        torch.manual_seed(settings.seed)
+        network = CLASSIFIERS[kind](dataset.shapes[THIRD], len(dataset.classes)).to(images.device)
+        fit(
+            network, images, labels, steps=steps, batch_size=settings.batch_size, lr=settings.lr, seed=settings.seed,
+            title=f"{kind} classifier of {dataset.titles[THIRD]}", cooldown=cooldown,
+        )  # fmt: skip
+        accuracies[kind][THIRD] = accuracy(network, dataset.test.images[THIRD], truth)
+        files.save_tensors(folder / f"{THIRD}-{kind}.safetensors", network.state_dict())
+    files.save_json(folder / "accuracy.json", accuracies)
+
+
+@torch.no_grad()
+def cross_generation(model: MultimodalVAE, dataset: Dataset, wide: params.Params) -> dict[str, dict[str, float]]:
+    """Return Table 1's accuracy for each modality from each set of the others, under <given>+<given>_to_<generated>.
+
+    `cross` is by Shi et al.'s classifiers, `cross_strong` by the stronger ones. Both are fractions of 1.
+    """
+    settings, device = wide.evaluation, dataset.test.pairs.device
+    indices = sample_indices(len(dataset.test.pairs), settings.conditions, settings.seed, device)
+    classifiers: list[dict[str, Any]] = [
+        artifacts.load_classifiers(wide, dataset, kind, device) for kind in CLASSIFIERS
+    ]
+    strides = 1, math.ceil(len(indices) / STRONG)
+    correct: dict[str, tuple[list, list]] = {}
+    for i, chunk in enumerate(indices.split(CHUNK)):
+        images, labels = dataset.test.batch(chunk)
+        truth = torch.searchsorted(dataset.classes, labels)
+        for target in images:
+            others = [name for name in images if name != target]
+            for given in (names for size in range(1, len(images)) for names in combinations(others, size)):
+                generated = model.cross_generate({m: images[m] for m in given}, target, settings.seed * 1_000_003 + i)
+                found = correct.setdefault(f"{'+'.join(given)}_to_{target}", ([], []))
+                for chunks, networks, stride in zip(found, classifiers, strides, strict=True):
+                    chunks.append(networks[target].predict(generated[::stride]) == truth[::stride])
+    return {part: {k: share(v[i]) for k, v in correct.items()} for i, part in enumerate(("cross", "cross_strong"))}
+
+
+def train_and_evaluate(run: params.Params) -> None:
+    """Make the images and classifiers, train from the last checkpoint on, and write the report."""
+    wide, device = with_third(run), training.resolve_device(run)
+    datasets.save_dataset(with_handwriting(artifacts.load_dataset(run), wide), wide.artifacts / "data")
+    dataset = artifacts.load_dataset(wide, device)
+    train_classifiers(run, wide, dataset)
+    train.run(wide, ["qmvae"])
+    model = artifacts.load_model(wide, "qmvae", device=device)
+    indices = sample_indices(len(dataset.train.pairs), run.evaluation.probe_pairs, run.evaluation.seed, device)
+    linear, _ = linear_probe(model, dataset, indices)
+    report: dict[str, Any] = {
+        "preset": run.preset,
+        "images": dataset.describe(),
+        "seed": run.ablations.seed,
+        "steps": run.ablations.steps,
+        "batch_size": run.training["qmvae"].batch_size,
+        "classifiers": artifacts.classifier_accuracy(wide),
+        **cross_generation(model, dataset, wide),
+        "linear": {"all" if name == "both" else name: value for name, value in linear.items()},
+    }
+    files.save_json(run.reports / "three.json", report)
+    print(f"three modalities: {percentages(report['cross'] | report['linear'])}", flush=True)
+
+
+def main() -> None:
+    try:
+        train_and_evaluate(params.load())
+    except (params.ParamsError, training.TrainingError, files.FileError) as error:
+        raise SystemExit(f"three modalities: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The command line: `python -m qmvae <stage>`. DVC runs its stages in this way; each of them can be run alone."""
+
+import argparse
+import importlib
+import os
+import sys
+
+EXPECTED = ("ParamsError", "DataError", "TrainingError", "FileError", "JobError")  # messages, without a traceback
+TEXTS = {  # the stages in the order of a run, then what helps
+    "code": "hash the code of every stage, so that DVC knows which results are stale",
+    "data": "read or make the images of the preset and pair them",
+    "classifiers": "train the classifiers that label generated images",
+    "train": "train models with every seed of the preset",
+    "evaluate": "compute the numbers of Tables 1 and 2, and more, of trained models",
+    "metrics": "collect the numbers of all models in reports/<preset>/metrics.json",
+    "notebook": "run one notebook, such as 01_data, into reports/<preset>",
+    "repro": "run `dvc repro`: all stages whose inputs changed",
+    "plan": "check params.yaml and print what will be trained",
+    "check-notebooks": "look for metadata and paths of one machine in the notebooks",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    main = argparse.ArgumentParser(
+        prog="python -m qmvae",
+        description="Reproduce Q-MVAE (Chen et al. 2022). params.yaml chooses the preset, the images and the models.",
+        epilog="`make repro` installs everything and runs all stages in order. See README.md.",
+    )
+    commands = main.add_subparsers(dest="stage", required=True, metavar="<stage>")
+    command = {
+        name: commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        for name, text in TEXTS.items()
+    }
+    for name in ("train", "evaluate"):
+        command[name].add_argument("model", nargs="?", help="one model; all models of params.yaml if none is given")
+    command["train"].add_argument("--seed", type=int, help="this seed only, in this process")
+    command["evaluate"].add_argument("--job", action="store_true", help=argparse.SUPPRESS)
+    command["classifiers"].add_argument("modality", nargs="?", help="one modality; all of them if none is given")
+    command["notebook"].add_argument("name", help="its name without .ipynb")
+    for name in ("repro", "plan"):
+        command[name].add_argument("--preset", help="write this preset into params.yaml")
+        command[name].add_argument("--data", help="write this data folder into params.yaml")
+    command["repro"].add_argument("targets", nargs="*", help="stages of dvc.yaml; all if none is given")
+    return main
+
+
+def run(arguments: argparse.Namespace) -> int | None:
+    """Run one command; return its exit status, or None for success."""
+    from qmvae.pipeline import params  # late: the imports of a stage take seconds, `--help` should not
+
+    root, name = params.find_root(), arguments.stage
+    if name in ("repro", "plan"):
+        repro = importlib.import_module("qmvae.pipeline.repro")
+        switches = arguments.preset, arguments.data
+        return repro.repro(arguments.targets, *switches) if name == "repro" else repro.plan(*switches) and None
+    if name == "check-notebooks":
+        return importlib.import_module("qmvae.pipeline.notebooks").check(root)
+    if name == "code":
+        return importlib.import_module("qmvae.pipeline.stages.code").run(root)
+    settings = params.load(root=root)
+    if (model := getattr(arguments, "model", None)) not in (None, *settings.training):
+        raise params.ParamsError(f"model {model!r}: expected one of {', '.join(settings.training)}")
+    models = [model] if model else settings.models
+    values = {
+        "train": lambda: (models, arguments.seed),
+        "evaluate": lambda: (models, arguments.job),
+        "classifiers": lambda: (arguments.modality,),
+        "notebook": lambda: (arguments.name,),
+    }.get(name, tuple)()
+    return importlib.import_module(f"qmvae.pipeline.stages.{name}").run(settings, *values)
+
+
+def main() -> None:
+    """Parse the command line and run it. What a user can correct ends in one message, without a traceback."""
+    arguments = parser().parse_args()
+    try:
+        if os.environ.get("QMVAE_JOB"):
+            importlib.import_module("qmvae.pipeline.jobs").end_with_parent()
+        sys.exit(run(arguments))
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; `make repro` goes on from here")
+    except OSError as error:
+        sys.exit(f"cannot go on: {error}; correct that, and `make repro` goes on from here")
+    except (ValueError, RuntimeError) as error:
+        if type(error).__name__ not in EXPECTED:
+            raise
+        sys.exit(f"{arguments.stage}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The images of a run from one of three sources: `builtin`, `archive` and `official` (torchvision's)."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from qmvae.data.checks import check_form, check_labels, check_values
+
+
+def read(source: str, folder: Path, names: Iterable[str], seed: int) -> dict[str, tuple[str, dict[str, np.ndarray]]]:
+    """Return the checked images of each modality: where they are from, for messages, and the arrays of checks.ARRAYS.
+
+    source: `builtin`, `archive` or `torchvision`. folder: where archives and official files lie. seed: of the built-in
+    images. Raises DataError.
+    """
+    if source == "builtin":
+        from qmvae.data import builtin
+
+        found = {name: builtin.read(name, seed) for name in names}
+    elif source == "archive":
+        from qmvae.data import archive
+
+        found = {name: archive.read(folder, name) for name in names}
+    else:
+        from qmvae.data import official
+
+        found = {name: official.read(folder, name) for name in names}
+    for where, arrays in found.values():
+        check_form(where, arrays)
+    check_labels(found.values())
+    for where, arrays in found.values():
+        check_values(where, arrays)
+    return found
+
+
+def files_read(source: str, folder: Path, names: Iterable[str]) -> list[Path]:
+    """Return the files that `read` uses with these arguments. It downloads official files that do not exist yet."""
+    if source == "archive":
+        return [folder / f"{name}.npz" for name in names]
+    if source == "torchvision":
+        from qmvae.data import official
+
+        return [path for name in names for path in official.files(folder, name)]
+    return []

@@ -1,0 +1,217 @@
+"""The interface of every model. Training, evaluation and figures use only this interface."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qmvae.model.gaussian import Gaussian, log_likelihood, product_of_experts
+from qmvae.model.networks import GaussianEncoder, Shape, decoder
+
+# modality -> float images (N, C, H, W) in [0, 1]; row i of every modality belongs to pair i, one image of each
+Images = Mapping[str, Tensor]
+# how far values may lie outside [0, 1]: more than float16's rounding error at 1, less than one of 255 grey levels
+TOLERANCE = 1e-3
+
+
+class MultimodalVAE(nn.Module):
+    """A VAE with one shared code z and, for each modality m, a private code h_m.
+
+    Each modality has encoders q(z|x_m) and q(h_m|x_m), and a decoder p(x_m|z,h_m). In a model without private codes,
+    h_m has size 0 and no encoder.
+
+    shapes: the image shape (C, H, W) of each modality; the modalities keep this order.
+    networks: the kind of network of each modality, `mlp` or `conv`. config: the model's section of params.yaml.
+    Raises ValueError on a name that nn.ModuleDict cannot hold. Raises ValueError on images for `conv` whose height or
+    width is not divisible by 8.
+    """
+
+    # whether `fuse` combines several unimodal posteriors into one code per pair; MMVAE's mixture does not
+    is_fused = True
+
+    def __init__(self, shapes: Mapping[str, Shape], networks: Mapping[str, str], config: Any):
+        super().__init__()
+        check_names(shapes)
+        for name, (_, height, width) in shapes.items():
+            if networks[name] == "conv" and (height % 8 or width % 8):
+                raise ValueError(f"modality {name}: conv needs sides divisible by 8, not {height}x{width}; use mlp")
+        self.shapes, self.config = dict(shapes), config
+        self.sizes = {"shared": config.shared, "private": getattr(config, "private", 0)}
+        self.shared_encoders = nn.ModuleDict(
+            {m: GaussianEncoder(networks[m], shapes[m], self.sizes["shared"]) for m in shapes}
+        )
+        self.private_encoders = nn.ModuleDict(
+            {m: GaussianEncoder(networks[m], shapes[m], self.sizes["private"]) for m in shapes if self.sizes["private"]}
+        )
+        self.decoders = nn.ModuleDict({m: decoder(networks[m], sum(self.sizes.values()), shapes[m]) for m in shapes})
+
+    # Training
+
+    def loss(self, images: Images, labels: Tensor, progress: float = 1.0) -> dict[str, Tensor]:
+        """Return the terms of the objective by name, as scalars.
+
+        Training minimises `loss` and logs the other terms.
+
+        images: a batch of every modality. labels: the classes of the pairs, integers (N,).
+        progress: the completed fraction of training, in [0, 1]; `schedule` turns it into arguments of `objective`.
+        """
+        return self.objective(images, labels, **self.schedule(progress))
+
+    def objective(self, images: Images, labels: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Return the terms, as `loss` does. The remaining arguments are the values that `schedule` returns."""
+        raise NotImplementedError
+
+    def schedule(self, progress: float) -> dict[str, Any]:
+        """Return the arguments of `objective` that change during training, by name.
+
+        A float may change at every step, and a compiled objective receives it as a scalar tensor. A string selects a
+        branch of the code, so torch.compile compiles the objective once for each of its values.
+
+        progress: the completed fraction of training, in [0, 1].
+        """
+        return {}
+
+    # Codes
+
+    def fuse(self, posteriors: Mapping[str, Any]) -> Any:  # Gaussians; MMVAE has Laplace distributions
+        """Return the posterior of z given several modalities, from the unimodal posteriors q(z|x_m), (N, shared) each.
+
+        The base class applies Eq. 8 to two or more posteriors, and returns a single one unchanged (section 3.4).
+        Subclasses may replace this rule. Raises ValueError if `posteriors` is empty.
+
+        q(z|x,y) is proportional to p(z) q(z|x) q(z|y)    (Eq. 8)
+        """
+        if not posteriors:
+            raise ValueError(f"no modality given; expected at least one of {', '.join(self.shapes)}")
+        return product_of_experts(list(posteriors.values())) if len(posteriors) > 1 else next(iter(posteriors.values()))
+
+    def shared(self, images: Mapping[str, Any]) -> Any:
+        """Return q(z|the given modalities), a distribution over (N, shared) with `mean`, `logvar` and `rsample()`.
+
+        images: one or more modalities, (N, C, H, W) in [0, 1] each: tensors, or what torch.as_tensor accepts.
+        Raises ValueError on no or an unknown modality, and on images of another shape or range.
+        """
+        return self.fuse({m: self.shared_encoders[self._known(m)](self._checked(m, x)) for m, x in images.items()})
+
+    def private(self, name: str, images: Any) -> Gaussian:
+        """Return q(h_m|x_m) of modality `name`, a Gaussian over (N, private); images and errors are as in `shared`."""
+        images = self._checked(name, images)
+        if not self.sizes["private"]:
+            return Gaussian(images.new_zeros(len(images), 0), images.new_zeros(len(images), 0))
+        return self.private_encoders[name](images)
+
+    def private_prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return samples of the private code from its prior p(h) = N(0, I): (count, private)."""
+        like = next(self.parameters())
+        return torch.randn(count, self.sizes["private"], generator=generator, device=like.device, dtype=like.dtype)
+
+    def shared_code(self, posterior: Any, generator: torch.Generator | None = None) -> Tensor:
+        """Return the z that decoders receive at test time, (N, shared).
+
+        With `test_time: mean` it is the posterior's mean, with `test_time: sample` a sample.
+        """
+        return posterior.mean if self.config.test_time == "mean" else posterior.rsample(generator)
+
+    # Images
+
+    def decode(self, name: str, z: Tensor, h: Tensor) -> Tensor:
+        """Return the mean of p(x|z,h), (N, C, H, W) in [0, 1], for z (N, shared) and h (N, private)."""
+        return self.decoders[name](torch.cat([z, h], dim=1))
+
+    def log_likelihood(self, name: str, mean: Tensor, images: Tensor) -> Tensor:
+        """Return ln p(x|z,h) in nats, (N,), with the family and scale of modality `name`; the weight is left out.
+
+        mean: the decoder's output, (N, C, H, W). images: x, (N, C, H, W).
+        """
+        likelihood = self.config.likelihood[name]
+        return log_likelihood(likelihood.family, likelihood.scale, mean, images)
+
+    @torch.no_grad()
+    def cross_generate(
+        self, images: Mapping[str, Any], target: str, seed: int | None = None, private: Any = None
+    ) -> Tensor:
+        """Return images of `target`, (N, C, H, W) in [0, 1], with the shared code of `images` (section 4.2.1).
+
+        The returned images are the decoder's means. Raises ValueError on an unknown target.
+
+        images: as in `shared`, with the same errors. private: codes h of the target, (N, private); default: samples of
+        p(h). seed: of all samples; default: PyTorch's global generator.
+        """
+        generator = self._generator(seed)
+        z = self.shared_code(self.shared(images), generator)
+        h = self.private_prior(len(z), generator) if private is None else torch.as_tensor(private, dtype=z.dtype).to(z)
+        return self.decode(self._known(target), z, h)
+
+    @torch.no_grad()
+    def translate(self, images: Mapping[str, Any], target: str, reference: Any, seed: int | None = None) -> Tensor:
+        """Return images of `target`, (N, C, H, W), with the private code of `reference` (section 4.2.2).
+
+        The shared code is that of `images`. The private code is the mean of q(h|reference).
+        images, seed and errors: as in `cross_generate`. reference: images of `target`, (N, C, H, W) in [0, 1].
+        """
+        return self.cross_generate(images, target, seed, private=self.private(target, reference).mean)
+
+    @torch.no_grad()
+    def generate(self, count: int, seed: int | None = None) -> dict[str, Tensor]:
+        """Return `count` generated images of each modality, the decoders' means: (count, C, H, W) in [0, 1].
+
+        p(x, y, z, h_x, h_y) = p(x|z,h_x) p(y|z,h_y) p(z) p(h_x) p(h_y)    (Eq. 3)
+
+        All three priors are N(0, I). The model samples z, (count, shared), once for all modalities, and h, (count,
+        private), once for each. So the images in row i of all modalities have the same z.
+        """
+        generator = self._generator(seed)
+        like = next(self.parameters())
+        z = torch.randn(count, self.sizes["shared"], generator=generator, device=like.device, dtype=like.dtype)
+        return {name: self.decode(name, z, self.private_prior(count, generator)) for name in self.shapes}
+
+    # Checks
+
+    def _generator(self, seed: int | None) -> torch.Generator | None:
+        return None if seed is None else torch.Generator(next(self.parameters()).device).manual_seed(seed)
+
+    def _known(self, name: str) -> str:
+        if name not in self.shapes:
+            raise ValueError(f"modality {name!r}: unknown; this model has {', '.join(self.shapes)}")
+        return name
+
+    def _checked(self, name: str, images: Any) -> Tensor:
+        """Return the images with the model's dtype and device.
+
+        Raises ValueError on an unknown modality, another shape, and values more than TOLERANCE outside [0, 1].
+        """
+        shape, like = self.shapes[self._known(name)], next(self.parameters())
+        expected = f"{name}: expected images of shape (N, {', '.join(map(str, shape))}) in [0, 1]"
+        if not isinstance(images, Tensor):
+            try:
+                images = torch.as_tensor(images, dtype=like.dtype)
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise ValueError(f"{expected}, got {type(images).__name__}: {error}") from None
+        images = images.to(like)
+        if images.shape[1:] != tuple(shape):
+            raise ValueError(f"{expected}, got shape {tuple(images.shape)}")
+        low, high = (value.item() for value in images.aminmax()) if images.numel() else (0.0, 0.0)
+        if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # NaN fails both
+            raise ValueError(f"{expected}, got values from {low:g} to {high:g}; divide 8-bit images by 255")
+        return images
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise ValueError on a modality name that nn.ModuleDict, which holds the networks by modality, cannot hold.
+
+    These are the empty name, names with a dot, and the names of its own attributes, such as `type` and `keys`.
+    """
+    for name in names:
+        try:
+            nn.ModuleDict({name: nn.Identity()})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"modality {name!r}: nn.ModuleDict cannot hold it ({error.args[0]}); rename it") from None
+
+
+def warm_up(progress: float, fraction: float) -> float:
+    """Return the factor of a KL weight: min(progress / fraction, 1), or 1 if fraction is 0.
+
+    progress: the completed fraction of training, in [0, 1]. fraction: when the factor reaches 1, in [0, 1].
+    """
+    return min(progress / fraction, 1.0) if fraction else 1.0

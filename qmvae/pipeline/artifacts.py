@@ -1,0 +1,62 @@
+"""What stages left for a run, by name: its data set, models, classifiers and numbers; and the places of its reports."""
+
+from pathlib import Path
+
+import torch
+
+from qmvae.data.dataset import Dataset
+from qmvae.evaluate.classifiers import CLASSIFIERS
+from qmvae.model.base import MultimodalVAE
+from qmvae.pipeline import checkpoint, datasets, files
+from qmvae.pipeline.schema import Params
+
+
+def load_dataset(run: Params, device: torch.device | str = "cpu") -> Dataset:
+    """Return the images and pairs of the run. Raises FileError."""
+    return datasets.load_dataset(run.artifacts / "data", run.modalities, device)
+
+
+def load_model(run: Params, name: str, seed: int | None = None, device: torch.device | str = "cpu") -> MultimodalVAE:
+    """Return a trained model of the run, in eval mode; seed: the run's first if None. Raises FileError."""
+    return checkpoint.load_model(run.model_folder(name, run.seeds[0] if seed is None else seed), device)
+
+
+def load_classifiers(
+    run: Params, dataset: Dataset, kind: str = "standard", device: torch.device | str = "cpu"
+) -> dict[str, torch.nn.Module]:
+    """Return the classifier of each modality, in eval mode; kind: `standard` (Shi et al.'s) or `strong`."""
+    classifiers: dict[str, torch.nn.Module] = {}
+    for name, shape in dataset.shapes.items():
+        tensors, _ = files.load_tensors(run.artifacts / "classifiers" / f"{name}-{kind}.safetensors")
+        classifiers[name] = CLASSIFIERS[kind](shape, len(dataset.classes))
+        classifiers[name].load_state_dict(tensors)
+        classifiers[name].to(device).eval()
+    return classifiers
+
+
+def classifier_accuracy(run: Params) -> dict[str, dict[str, float]]:
+    """Return accuracies on the real test images by kind (`standard`, `strong`, `supervised`) and modality."""
+    return files.load_json(run.artifacts / "classifiers" / "accuracy.json")
+
+
+def metrics(run: Params) -> dict:
+    """Return the numbers of reports/<preset>/metrics.json."""
+    return files.load_json(run.reports / "metrics.json")
+
+
+def save_figure(run: Params, figure, name: str) -> None:
+    """Write a Matplotlib figure into reports/<preset>/figures, as PNG and PDF. Raises FileError."""
+    write_figure(figure, run.reports / "figures", name)
+
+
+def write_figure(figure, folder: Path, name: str) -> None:
+    """Write `name`.png and `name`.pdf without a date, so that two runs write the same bytes."""
+    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
+        with files.replacing(folder / f"{name}.{kind}") as partial:
+            figure.savefig(partial, format=kind, dpi=200, metadata=metadata)
+
+
+def save_table(run: Params, texts: dict[str, str], name: str) -> None:
+    """Write each text of a table, by file ending, into reports/<preset>/tables. Raises FileError."""
+    for kind, text in texts.items():
+        files.save_text(run.reports / "tables" / f"{name}.{kind}", text)

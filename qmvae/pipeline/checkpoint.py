@@ -1,0 +1,66 @@
+"""A trained model as a folder: model.safetensors has the weights, model.json all that is needed to build the model."""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qmvae.model.base import MultimodalVAE
+from qmvae.model.networks import Shape
+from qmvae.pipeline import files, schema
+
+
+def model_class(name: str) -> type[MultimodalVAE]:
+    """Return the class of a model by its name in params.yaml. It is imported late: a run depends on its model only."""
+    room = "model" if name == "qmvae" else "baselines"
+    return getattr(importlib.import_module(f"qmvae.{room}.{name}"), name.upper())
+
+
+def build_model(name: str, config: Any, shapes: Mapping[str, Shape], networks: Mapping[str, str]) -> MultimodalVAE:
+    """Return a model with fresh weights; shapes, networks and config as MultimodalVAE takes them."""
+    return model_class(name)(shapes, networks, config)
+
+
+def save_model(folder: Path, model: MultimodalVAE, name: str, networks: Mapping[str, str], about: dict) -> None:
+    """Write the two files. about: facts for people (preset, seed, steps, ...), kept in model.json. Raises FileError."""
+    files.save_tensors(folder / "model.safetensors", model.state_dict())
+    config = model.config.model_dump()
+    files.save_json(
+        folder / "model.json", {"model": name, "shapes": model.shapes, "nets": networks, "config": config, **about}
+    )
+
+
+def load_model(folder: str | Path, device: torch.device | str = "cpu") -> MultimodalVAE:
+    """Return the trained model of a folder, in eval mode.
+
+    Reads safetensors and JSON only, so that a folder from a stranger cannot run code.
+    Raises FileError where a file is missing or broken, or where the two do not fit each other.
+    """
+    folder = Path(folder)
+    hint = "give a folder with model.safetensors and model.json, such as artifacts/<preset>/models/<model>/seed-<k>"
+    about = files.load_json(folder / "model.json", hint)
+    try:
+        name = about["model"]
+        config = schema.MODELS[name].model_validate(about["config"])
+        shapes = {m: (int(c), int(h), int(w)) for m, (c, h, w) in about["shapes"].items()}
+        if any(not 0 < side <= 1024 for shape in shapes.values() for side in shape):
+            raise ValueError(f"shapes {shapes} are out of range")
+        with torch.device("meta"):  # without memory: model.json may ask for any amount of it
+            expected = build_model(name, config, shapes, about["nets"]).state_dict()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise files.FileError(f"{folder / 'model.json'}: does not describe a model: {error!r}; {hint}") from None
+    weights, _ = files.load_tensors(folder / "model.safetensors", hint=hint)
+    wrong = sorted(key for key in expected.keys() | weights.keys() if _form(expected, key) != _form(weights, key))
+    if wrong:
+        found, wanted = _form(weights, wrong[0]), _form(expected, wrong[0])
+        fault = f"{wrong[0]} is {found or 'missing'}, expected {wanted or 'nothing of that name'}"
+        raise files.FileError(f"{folder / 'model.safetensors'}: does not fit model.json: {fault}; {hint}")
+    model = build_model(name, config, shapes, about["nets"])
+    model.load_state_dict(weights)
+    return model.to(device).eval()
+
+
+def _form(tensors: Mapping[str, torch.Tensor], key: str) -> tuple | None:
+    return (tuple(tensors[key].shape), tensors[key].dtype) if key in tensors else None

@@ -1,0 +1,81 @@
+"""Files that are either complete or absent: each is written under another name, flushed to disk, then renamed.
+
+Tensors are stored as safetensors, which hold numbers and a few strings and run no code when read. Nothing is unpickled.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+
+class FileError(RuntimeError):
+    """A file is missing, broken or can't be written; the message names it and says what to do."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path to write to. On success it replaces `path` in one step; on failure `path` stays as it was.
+
+    Raises FileError where the disk is full or the folder can't be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise FileError(
+            f"{path}: cannot be written: {error.strerror or error}; what was there before is kept"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write UTF-8 text."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def save_json(path: Path, value) -> None:
+    """Write JSON, indented. Raises ValueError on NaN and infinity, which JSON has not."""
+    save_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def load_json(path: Path, hint: str = "run `dvc repro`"):
+    """Return the value of a JSON file. Raises FileError if it is missing or broken; hint: what the user can do."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileError(f"{path}: not there; {hint}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise FileError(f"{path}: cannot be read as JSON: {error}; delete it and {hint}") from None
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors of any shapes and types, with a few strings, as one safetensors file."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as partial:
+        partial.write_bytes(safetensors.torch.save(tensors, dict(metadata or {}) or None))
+
+
+def load_tensors(
+    path: Path, device: str = "cpu", hint: str = "run `dvc repro`"
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a safetensors file, on `device`, and its strings. FileError if it is missing or broken."""
+    try:
+        with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+    except FileNotFoundError:
+        raise FileError(f"{path}: not there; {hint}") from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise FileError(f"{path}: not a whole safetensors file: {error}; delete it and {hint}") from None

@@ -1,0 +1,96 @@
+"""The jobs of a stage side by side: one process and one thread each, so that no thread waits for another.
+
+On a CPU, two processes of one thread do more work than one process of two, and a busy core slows them in proportion.
+In float32 the last bits of a gradient depend on the number of threads. With one thread they are the same everywhere.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import torch
+
+MEMORY = 1.5 * 2**30  # bytes that a job may need
+
+
+class JobError(RuntimeError):
+    """A job failed; the message names it. Its own message came before."""
+
+
+def workers() -> int:
+    """Return how many jobs run at once: one for each core, or for each thread that OMP_NUM_THREADS does not claim."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0] or 1)
+    return max(1, min(cores // threads, int(psutil.virtual_memory().available / MEMORY)))
+
+
+def side_by_side(jobs: list[list[str]]) -> None:
+    """Run `python -m qmvae ...` for each list of arguments, in order, as many at once as `workers` says.
+
+    The first job that fails ends the others. Raises JobError.
+    """
+    waiting = list(jobs)
+    running: dict[subprocess.Popen, list[str]] = {}
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"TQDM_DISABLE": "1", "QMVAE_JOB": "1"}
+    room = workers()
+    alive, ours = os.pipe()  # jobs see its other end closed when this process ends, see end_with_parent
+    try:
+        while waiting or running:
+            while waiting and len(running) < room:
+                job = waiting.pop(0)
+                command = [sys.executable, "-m", "qmvae", *job]
+                running[subprocess.Popen(command, env=environment, stdin=alive)] = job
+            time.sleep(0.05)
+            for process in [process for process in running if process.poll() is not None]:
+                job = running.pop(process)
+                if process.returncode:
+                    raise JobError(f"`python -m qmvae {' '.join(job)}` failed with exit status {process.returncode}")
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+        os.close(alive)
+        os.close(ours)
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it as a job ends, however that happens."""
+
+    def wait() -> None:
+        os.read(0, 1)  # returns when the other end of the pipe is closed
+        os._exit(1)
+
+    if os.environ.get("QMVAE_JOB"):
+        threading.Thread(target=wait, daemon=True).start()
+
+
+class FreeThreads:
+    """The number of torch's threads, kept at the number of cores that other processes leave free.
+
+    Threads that wait for a core slow a step several times. Only bfloat16 may use this: its results do not depend on
+    the number of threads. In float32, and where OMP_NUM_THREADS is set, the number stays as it is.
+    """
+
+    def __init__(self, precision: str):
+        if precision == "float32" and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)
+        self.most = torch.get_num_threads()
+        self.adapts = self.most > 1 and "OMP_NUM_THREADS" not in os.environ
+        self.last = self.read()
+
+    def read(self) -> tuple[float, float]:
+        """Return the time in seconds, and the processor time of all other processes so far."""
+        times = psutil.cpu_times()
+        return time.monotonic(), times.user + times.nice + times.system - time.process_time()
+
+    def adapt(self, every: float = 2.0) -> None:
+        """Look at the load of the last `every` seconds, if they are over, and set the number of threads."""
+        if self.adapts and time.monotonic() - self.last[0] >= every:
+            now = self.read()
+            others = (now[1] - self.last[1]) / (now[0] - self.last[0])  # cores that others kept busy
+            torch.set_num_threads(max(1, min(self.most, round(self.most - others))))
+            self.last = now

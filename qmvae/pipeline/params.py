@@ -1,0 +1,109 @@
+"""The parameters of a run: params.yaml read, checked to the last key, and frozen.
+
+`load()` returns the one preset that is switched on, so that no caller asks which preset it serves.
+"""
+
+import io
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from qmvae.pipeline.schema import File, Params
+
+
+class ParamsError(ValueError):
+    """params.yaml is not usable; the message names each key, what was found and what was expected."""
+
+
+def find_root(start: Path | None = None) -> Path:
+    """Return the folder of params.yaml: `start` (the working directory) or the nearest above it. Raises ParamsError."""
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "params.yaml").is_file():
+            return folder
+    raise ParamsError(f"no params.yaml in {start} or above it; run from inside the project's folder")
+
+
+def parse(path: Path, **kind: Any) -> tuple[YAML, Any]:
+    """Return a YAML 1.2 parser and the document of the file; kind: as ruamel.yaml.YAML takes it. Raises ParamsError."""
+    yaml = YAML(**kind)
+    yaml.preserve_quotes, yaml.width = True, 4096  # so that an edited file differs in the edited lines only
+    try:
+        return yaml, yaml.load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read: {error.strerror}") from None
+    except Exception as error:  # a hostile document trips the parser in many ways
+        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())[:500]}") from None
+
+
+def load(preset: str | None = None, root: Path | None = None) -> Params:
+    """Read and check params.yaml.
+
+    preset: use this one instead of the one that the file switches on.
+    root: the folder of params.yaml; found from the working directory if not given.
+    Raises ParamsError with every fault of the file in one message.
+    """
+    root = root or find_root()
+    path = root / "params.yaml"
+    _, document = parse(path, typ="safe", pure=True)
+    if not isinstance(document, dict):
+        raise ParamsError(f"{path}: expected a mapping with the keys {', '.join(File.model_fields)}")
+    if preset is not None:
+        document["preset"] = preset
+    try:
+        file = File.model_validate(document)
+    except ValidationError as error:
+        raise ParamsError(_explain(path, error)) from None
+    settings = file.settings(file.preset)
+    shared = ("preset", "device", "models", "modalities", "ablations")
+    chosen: dict[str, Any] = {name: getattr(file, name) for name in shared}
+    chosen |= {name: value for name, value in file.presets[file.preset] if name not in ("training", "overrides")}
+    chosen |= {name: section for name, (section, _) in settings.items()}
+    return Params(
+        root=root,
+        data=root / file.folder,
+        seeds=file.presets[file.preset].training.seeds,
+        training={name: training for name, (_, training) in settings.items()},
+        **chosen,
+    )
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors():
+        where = ".".join(str(part) for part in fault["loc"])
+        found = "" if fault["type"] in ("missing", "value_error") or not where else f" (found {fault['input']!r:.60})"
+        text = {"extra_forbidden": "unknown key; remove it or correct its spelling", "missing": "missing; add it"}.get(
+            fault["type"], fault["msg"].removeprefix("Value error, ")
+        )
+        lines.append(f"  {where + ': ' if where else ''}{text}{found}")
+    return f"{path} cannot be used:\n" + "\n".join(dict.fromkeys(lines))
+
+
+def switch(root: Path, **values: str) -> None:
+    """Change top-level values of params.yaml (`preset`, `folder`) and keep all else, comments too.
+
+    The file stays as it was where the result would not be valid. Raises ParamsError.
+    """
+    path = root / "params.yaml"
+    yaml, document = parse(path)
+    if not isinstance(document, dict):
+        raise ParamsError(f"{path}: expected a mapping with the keys {', '.join(File.model_fields)}")
+    if all(document.get(key) == value for key, value in values.items()):
+        return
+    document.update(values)
+    text = io.StringIO()
+    yaml.dump(document, text)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "params.yaml").write_text(text.getvalue(), encoding="utf-8")
+        try:
+            load(root=Path(folder))
+        except ParamsError as error:
+            raise ParamsError(str(error).replace(folder, str(root))) from None
+    partial = path.with_suffix(".partial")
+    partial.write_text(text.getvalue(), encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,134 @@
+"""`make repro`: `dvc repro`, one at a time in a checkout, with half-written files of DVC restored after a kill.
+
+DVC itself refuses a second run, but only after params.yaml was switched under the first one. It writes dvc.lock and
+its list of running processes in place, so that a kill can leave half of them. DVC then stops with an error.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from qmvae.pipeline import params
+from qmvae.pipeline.schema import Params
+
+LOCKS = ("dvc.lock", "ablations/dvc.lock")
+
+
+def restore(root: Path) -> None:
+    """Restore the files of DVC that a kill can leave half-written; keep a copy of each dvc.lock that is complete."""
+    processes = root / ".dvc" / "tmp" / "rwlock"
+    if processes.exists() and not is_running(processes):
+        time.sleep(0.5)  # unless a `dvc` of another shell is writing it right now
+        if not is_running(processes):
+            processes.unlink(missing_ok=True)
+    for name in LOCKS:
+        lock, copy = root / name, root / ".dvc" / "tmp" / f"{name.replace('/', '-')}.whole"
+        if is_complete(lock):
+            shutil.copyfile(lock, copy)
+        elif lock.exists() and is_complete(copy):
+            shutil.copyfile(copy, lock)
+            print(f"{name}: cut short by the last run's end; the copy from before that is restored, some stages rerun")
+        elif lock.exists():
+            lock.unlink()
+            print(f"{name}: cut short, removed; `git checkout {name}` brings the committed one back")
+
+
+def is_running(processes: Path) -> bool:
+    """Return whether a process in DVC's list is a `dvc` that lives.
+
+    DVC itself waits for a dead one that its parent has not asked for yet, and for a stranger with the same number.
+    """
+    try:
+        modes = json.loads(processes.read_text(encoding="utf-8"))
+        entries = [*modes.get("write", {}).values(), *(e for some in modes.get("read", {}).values() for e in some)]
+        numbers = {entry["pid"] for entry in entries}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return False
+    for number in numbers:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(number)
+            if process.status() != psutil.STATUS_ZOMBIE and any("dvc" in word for word in process.cmdline()):
+                return True
+    return False
+
+
+def is_complete(path: Path) -> bool:
+    """Return whether the file is a dvc.lock to its last line: every stage with its command, every path with its hash.
+
+    A cut within `md5: 6e10...` leaves a number, or a hash that is too short.
+    """
+    try:
+        _, document = params.parse(path, typ="safe", pure=True)
+        stages = list(document["stages"].values())
+        entries = [entry for stage in stages for kind in ("deps", "outs") for entry in stage.get(kind, [])]
+        return bool(stages) and document["schema"] == "2.0" and all(
+            isinstance(stage["cmd"], str) and isinstance(stage.get("params", {}), dict) for stage in stages
+        ) and all(
+            isinstance(entry["path"], str)
+            and re.fullmatch(r"[0-9a-f]{32}(\.dir)?", entry["md5"])
+            and entry["hash"] == "md5"
+            and isinstance(entry["size"], int)
+            for entry in entries
+        )  # fmt: skip
+    except (params.ParamsError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def plan(preset: str | None = None, data: str | None = None) -> Params:
+    """Check params.yaml, first with these values switched on, print what will be trained, and return the parameters.
+
+    Raises ParamsError.
+    """
+    root = params.find_root()
+    values = {"preset": preset, "folder": data and os.path.expanduser(data)}  # DVC does not expand ~
+    params.switch(root, **{key: value for key, value in values.items() if value})
+    run = params.load()
+    if not os.path.isdir(run.data):  # Path.is_dir raises on a name that no folder can have
+        raise params.ParamsError(
+            f"{root / 'params.yaml'}: folder: there is no {run.data}; name the folder that holds the image files "
+            "(data/README.md says which), or `folder: data`, which is always there"
+        )
+    for name in run.models:
+        training = run.training[name]
+        print(
+            f"preset {run.preset}: {name} on {' and '.join(run.images.titles.values())}, "
+            f"{len(run.seeds)} seed(s), {training.steps:,} steps of {training.batch_size} pairs",
+            flush=True,
+        )
+    return run
+
+
+def repro(targets: list[str], preset: str | None, data: str | None) -> int:
+    """Run `dvc repro`; return its exit status, 130 after Ctrl-C. Raises ParamsError; SystemExit if one is running."""
+    root = params.find_root()
+    (root / ".dvc" / "tmp").mkdir(parents=True, exist_ok=True)
+    with open(root / ".dvc" / "tmp" / "repro.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"{root}: another `make repro` is running here; wait for it or stop it first") from None
+        plan(preset, data)
+        restore(root)
+        # the stages' `python` is this one, also where its environment is not activated
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+        command = [sys.executable, "-m", "dvc", "repro", *targets]
+        process = subprocess.Popen(command, cwd=root, env=environment, pass_fds=[lock.fileno()])  # it holds the lock
+        stopped = False
+        while True:
+            try:
+                status = process.wait()
+                break
+            except KeyboardInterrupt:  # the terminal sent it to all processes; let DVC finish its files
+                stopped = True
+    if stopped:
+        print("\nstopped; `make repro` goes on from here, a model from its last checkpoint", file=sys.stderr)
+    return 130 if stopped else status

@@ -1,0 +1,275 @@
+"""What params.yaml may say: its sections, the range of each value, and how a preset's overrides apply.
+
+A value that changes a result has no default here. It stands in params.yaml, where DVC and the fingerprints see it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Count = Annotated[int, Field(gt=0, le=10**9)]
+BatchSize = Annotated[int, Field(ge=2, le=2**16)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Width = Annotated[int, Field(gt=0, le=4096)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Device = Literal["auto", "cpu", "cuda"]
+TestTime = Literal["mean", "sample"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def changed(self, where: str, changes: dict[str, Any]):
+        """Return this section with other values under the given keys, checked again; a mapping keeps its other keys.
+
+        where: the place of the changes, for messages. Raises ValueError.
+        """
+        values = self.model_dump()
+        if unknown := set(changes) - set(values):
+            raise ValueError(f"{where}.{min(unknown)}: unknown key; expected one of {', '.join(sorted(values))}")
+        for key, value in changes.items():
+            both = isinstance(value, dict) and isinstance(values[key], dict)
+            values[key] = values[key] | value if both else value
+        try:
+            return type(self).model_validate(values)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            key = ".".join(map(str, (where, *fault["loc"])))
+            raise ValueError(f"{key}: {fault['msg']} (found {fault['input']!r:.60})") from None
+
+
+class Modality(Section):
+    net: Literal["mlp", "conv"]
+
+
+class Images(Section):
+    source: Literal["builtin", "archive", "torchvision"]
+    titles: dict[Name, str]  # of the images of each modality, in figures and tables
+    seed: Seed
+
+
+class Pairs(Section):
+    multiplier: Annotated[int, Field(gt=0, le=1000)]
+    redraw: bool
+    seed: Seed
+
+
+class Classifiers(Section):
+    epochs: Count
+    strong_steps: Count
+    batch_size: BatchSize
+    lr: Positive
+    seed: Seed
+
+
+class Training(Section):
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    steps: Count
+    batch_size: BatchSize
+    lr: Positive
+    precision: Literal["float32", "bfloat16"]  # of the networks; weights and losses are float32
+    compile: Literal["auto", "on", "off"]  # torch.compile of the objective; auto: on a GPU
+    cooldown: Fraction  # of training, at its end, in which the learning rate falls linearly to 0
+    checkpoint_every: Count
+    log_every: Count
+
+    @model_validator(mode="after")
+    def _agree(self):
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} repeat; give each seed once")
+        if self.checkpoint_every % self.log_every:  # so that a resumed run closes the log's windows at the same steps
+            raise ValueError(
+                f"checkpoint_every: {self.checkpoint_every} is not a multiple of log_every, {self.log_every}"
+            )
+        return self
+
+
+class Evaluation(Section):
+    conditions: Count | Literal["all"]  # test pairs for each direction of Table 1
+    probe_pairs: Count | Literal["all"]  # training pairs that Table 2's linear layer is fitted on
+    seed: Seed
+
+
+class Preset(Section):
+    images: Images
+    pairs: Pairs
+    classifiers: Classifiers
+    training: Training
+    evaluation: Evaluation
+    overrides: dict[Name, dict[str, Any]]  # by model: other values of `training` or of the model's own section
+
+
+class Likelihood(Section):
+    family: Literal["laplace", "gaussian", "bernoulli"]
+    scale: Positive = 1.0  # of the Laplace or the Gaussian; the Bernoulli has none
+    weight: Weight
+
+
+class Negatives(Section):
+    policy: Literal["random", "semihard", "hardest"]
+    start: Fraction
+    distinct: bool
+    labels: bool
+
+
+class QMVAE(Section):
+    objective: Literal["weighted", "printed"]
+    shared: Width
+    private: Width
+    likelihood: dict[Name, Likelihood]
+    kl_shared: Weight
+    kl_private: dict[Name, Weight]
+    alpha1: Weight
+    alpha2: Weight
+    beta: Weight
+    quadruplet: list[Literal["first", "second", "third"]]
+    prior_expert: bool
+    unimodal_elbos: bool
+    negatives: Negatives
+    test_time: TestTime
+
+
+class MVAE(Section):
+    shared: Width
+    likelihood: dict[Name, Likelihood]
+    warm_up: Fraction
+    subsets: Annotated[int, Field(ge=0, le=64)]
+    test_time: TestTime
+
+
+class MMVAE(Section):
+    objective: Literal["dreg", "elbo"]
+    samples: Annotated[int, Field(gt=0, le=1000)]
+    epsilon: Annotated[float, Field(ge=0, lt=1)]
+    shared: Width
+    likelihood: dict[Name, Likelihood]
+    test_time: TestTime
+
+
+class DMVAE(Section):
+    shared: Width
+    private: Width
+    likelihood: dict[Name, Likelihood]
+    kl_private: dict[Name, Weight]
+    warm_up: Fraction
+    gamma: Weight
+    temperature: Positive
+    delta: dict[Name, Weight]
+    discriminator: Annotated[int, Field(ge=2, le=4096)]
+    test_time: TestTime
+
+
+MODELS: dict[str, type[Section]] = {"qmvae": QMVAE, "mvae": MVAE, "mmvae": MMVAE, "dmvae": DMVAE}
+ModelName = Literal["qmvae", "mvae", "mmvae", "dmvae"]
+
+
+class Ablations(Section):
+    seed: Seed
+    steps: Count
+    changes: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]  # by ablation: values of the section qmvae
+
+
+class Params(Section):
+    """One preset of params.yaml, with what all presets share and the folders that the run reads and writes."""
+
+    root: Path  # the folder of params.yaml, which relative paths start from
+    preset: str
+    data: Path
+    device: Device
+    models: list[ModelName]
+    modalities: dict[Name, Modality]
+    images: Images
+    pairs: Pairs
+    classifiers: Classifiers
+    seeds: list[Seed]  # every model is trained once with each
+    training: dict[str, Training]  # by model
+    evaluation: Evaluation
+    ablations: Ablations
+    qmvae: QMVAE
+    mvae: MVAE
+    mmvae: MMVAE
+    dmvae: DMVAE
+
+    @property
+    def networks(self) -> dict[str, str]:
+        """The kind of network of each modality."""
+        return {name: modality.net for name, modality in self.modalities.items()}
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder of what stages leave for each other."""
+        return self.root / "artifacts" / self.preset
+
+    @property
+    def reports(self) -> Path:
+        """The folder of what stages leave for people."""
+        return self.root / "reports" / self.preset
+
+    def model_folder(self, name: str, seed: int) -> Path:
+        """Return the folder of the model trained with this seed."""
+        return self.artifacts / "models" / name / f"seed-{seed}"
+
+
+class File(Section):
+    """params.yaml as it is written."""
+
+    preset: Name
+    folder: Annotated[str, Field(min_length=1)]
+    device: Device
+    models: Annotated[list[ModelName], Field(min_length=1)]
+    modalities: Annotated[dict[Name, Modality], Field(min_length=2)]
+    presets: Annotated[dict[Name, Preset], Field(min_length=1)]
+    ablations: Ablations
+    qmvae: QMVAE
+    mvae: MVAE
+    mmvae: MMVAE
+    dmvae: DMVAE
+
+    @model_validator(mode="after")
+    def _agree(self):
+        if self.preset not in self.presets:
+            raise ValueError(f"preset: {self.preset!r} is not one of {', '.join(self.presets)}")
+        if len(set(self.models)) < len(self.models):
+            raise ValueError(f"models: {self.models} repeats a model; name each once")
+        names = set(self.modalities)
+        if taken := sorted(n for n in names if n in ("both", "joint") or "_to_" in n or n.startswith("subset_")):
+            raise ValueError(f"modalities: {taken[0]!r} would be mistaken for a key of the results; rename it")
+        per_modality = {f"presets.{name}.images.titles": p.images.titles for name, p in self.presets.items()}
+        for model in MODELS:
+            fields = {key: value for key, value in getattr(self, model) if isinstance(value, dict)}
+            per_modality |= {f"{model}.{key}": value for key, value in fields.items()}
+        for key, value in per_modality.items():
+            if set(value) != names:
+                raise ValueError(f"{key}: has {sorted(value)}, expected one entry for each modality, {sorted(names)}")
+        for preset in self.presets:
+            self.settings(preset)
+        for name, changes in self.ablations.changes.items():
+            self.qmvae.changed(f"ablations.changes.{name}", changes)
+        return self
+
+    def settings(self, preset: str) -> dict[str, tuple[Section, Training]]:
+        """Return by model its section and its training in this preset, overrides applied. Raises ValueError."""
+        chosen = self.presets[preset]
+        if set(chosen.overrides) != set(MODELS):  # DVC tracks each model's entry, so that it must be there
+            raise ValueError(
+                f"presets.{preset}.overrides: expected one entry, which may be {{}}, for each of {', '.join(MODELS)}"
+            )
+        result = {}
+        for model, changes in chosen.overrides.items():
+            sections = getattr(self, model), chosen.training
+            keys = [set(type(section).model_fields) - {"seeds"} for section in sections]
+            where = f"presets.{preset}.overrides.{model}"
+            if unknown := set(changes) - keys[0] - keys[1]:
+                raise ValueError(
+                    f"{where}.{min(unknown)}: unknown key; {model} and training have "
+                    f"{', '.join(sorted(keys[0] | keys[1]))}"
+                )
+            parts = [{key: value for key, value in changes.items() if key in of} for of in keys]
+            result[model] = tuple(section.changed(where, part) for section, part in zip(sections, parts, strict=True))
+            if not all(set(value) == set(self.modalities) for _, value in result[model][0] if isinstance(value, dict)):
+                raise ValueError(f"{where}: expected one entry for each modality, {sorted(self.modalities)}")
+        return result

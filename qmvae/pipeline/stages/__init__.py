@@ -1,0 +1,1 @@
+"""One file a stage, as `python -m qmvae <stage>` runs it: each has `run(...)`."""

@@ -1,0 +1,62 @@
+"""Train the classifiers that label generated images, and the supervised baselines: artifacts/<preset>/classifiers."""
+
+from typing import Any
+
+import torch
+
+from qmvae.evaluate.classifiers import CLASSIFIERS, accuracy, fit
+from qmvae.model.networks import NETWORKS
+from qmvae.pipeline import datasets, files
+from qmvae.pipeline.jobs import FreeThreads, side_by_side
+from qmvae.pipeline.schema import Params
+from qmvae.pipeline.training import TrainingError, resolve_device
+
+
+def run(params: Params, modality: str | None = None) -> None:
+    """Train three networks for each modality, side by side on a CPU, or those of one modality in this process.
+
+    `standard`: Shi et al.'s classifier. `strong`: a better one, since a weak classifier hides faults of the images.
+    `supervised`: the architecture of the model's encoder, trained on labels. Its accuracy bounds a shared code's.
+    Writes the weights of the first two, and the test accuracies of all. Raises TrainingError or JobError.
+    """
+    names, folder = list(params.modalities), params.artifacts / "classifiers"
+    if modality is not None:
+        return train(params, modality)
+    if resolve_device(params).type == "cpu":
+        side_by_side([["classifiers", name] for name in reversed(names)])  # the largest images are usually the last
+    else:
+        for name in names:
+            train(params, name)
+    accuracies = {name: files.load_json(folder / f"{name}.json") for name in names}
+    by_kind = {kind: {name: accuracies[name][kind] for name in names} for kind in accuracies[names[0]]}
+    files.save_json(folder / "accuracy.json", by_kind)
+    return None
+
+
+def train(params: Params, name: str) -> None:
+    """Train and write the networks of one modality, and their accuracies as <modality>.json."""
+    FreeThreads("float32")
+    dataset = datasets.load_dataset(params.artifacts / "data", params.modalities, resolve_device(params))
+    settings, folder, shape = params.classifiers, params.artifacts / "classifiers", dataset.shapes[name]
+    images, count = dataset.train.images[name], len(dataset.classes)
+    if len(images) < settings.batch_size:
+        where = f"presets.{params.preset}.classifiers.batch_size: {settings.batch_size}"
+        raise TrainingError(f"{where} is more than the {len(images)} training images of {name}; make it smaller")
+    labels, truth = (torch.searchsorted(dataset.classes, split.labels[name]) for split in (dataset.train, dataset.test))
+    epochs = settings.epochs * len(images) // settings.batch_size
+    accuracies = {}
+    for kind, steps, cooldown in (
+        ("standard", epochs, 0.0),
+        ("strong", settings.strong_steps, 1.0),
+        ("supervised", epochs, 1.0),
+    ):
+        torch.manual_seed(settings.seed)
+        build = CLASSIFIERS[kind] if kind in CLASSIFIERS else NETWORKS[params.networks[name]][0]
+        network, title = build(shape, count).to(images.device), f"{kind} classifier of {dataset.titles[name]}"
+        batches: dict[str, Any] = {"steps": steps, "batch_size": settings.batch_size, "seed": settings.seed}
+        fit(network, images, labels, title=title, lr=settings.lr, cooldown=cooldown, **batches)
+        accuracies[kind] = accuracy(network, dataset.test.images[name], truth)
+        if kind in CLASSIFIERS:
+            files.save_tensors(folder / f"{name}-{kind}.safetensors", network.state_dict())
+        print(f"{title}: {accuracies[kind]:.1%} of the test images", flush=True)
+    files.save_json(folder / f"{name}.json", accuracies)

@@ -1,0 +1,28 @@
+"""Make the images and pairs of the preset: artifacts/<preset>/data."""
+
+from qmvae.data.checks import DataError, check_sides
+from qmvae.data.dataset import build
+from qmvae.data.sources import read
+from qmvae.model.base import check_names
+from qmvae.pipeline.datasets import save_dataset
+from qmvae.pipeline.schema import Params
+
+
+def run(params: Params) -> None:
+    """Read or make the images that the preset names, check them, pair them, and write them. Raises DataError."""
+    try:
+        check_names(params.modalities)
+    except ValueError as error:
+        raise DataError(f"params.yaml: modalities: {error}") from None
+    images, pairs = params.images, params.pairs
+    found = read(images.source, params.data, list(params.modalities), images.seed)
+    for name, (where, arrays) in found.items():
+        if params.modalities[name].net == "conv":
+            check_sides(where, arrays, name)
+    titles = {name: images.titles[name] for name in params.modalities}
+    dataset = build(found, titles, pairs.multiplier, pairs.seed, pairs.redraw)
+    save_dataset(dataset, params.artifacts / "data")
+    for name, (channels, height, width) in dataset.shapes.items():
+        train, test = len(dataset.train.images[name]), len(dataset.test.images[name])
+        print(f"{titles[name]}: {train:,} training and {test:,} test images, {channels}x{height}x{width}")
+    print(f"pairs: {len(dataset.train.pairs):,} for training and {len(dataset.test.pairs):,} for testing")

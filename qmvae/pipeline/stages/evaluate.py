@@ -1,0 +1,72 @@
+"""Evaluate trained models: artifacts/<preset>/evaluation/<model>.json."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from qmvae.evaluate.evaluator import Evaluator
+from qmvae.pipeline import artifacts, code, files
+from qmvae.pipeline.jobs import FreeThreads, side_by_side
+from qmvae.pipeline.schema import Params
+from qmvae.pipeline.training import PACKAGE, resolve_device
+
+
+def run(params: Params, models: list[str], job: bool = False) -> None:
+    """Evaluate every seed of the models, side by side on a CPU; `job`: the one model in this process.
+
+    Numbers of the same models, images, classifiers, settings and code are kept. Raises FileError or JobError.
+    """
+    folder = params.artifacts / "progress" / "evaluation"
+    digests = {name: fingerprint(params, name) for name in models}
+    paths = {name: folder / f"{name}.json" for name in models}
+    waiting = [name for name in models if not is_current(paths[name], digests[name])]
+    if len(waiting) > 1 and resolve_device(params).type == "cpu":
+        side_by_side([["evaluate", name, "--job"] for name in waiting])
+    else:
+        for name in waiting:
+            files.save_json(paths[name], {"fingerprint": digests[name], "result": evaluate(params, name)})
+    if not job:
+        for name in models:
+            files.save_json(params.artifacts / "evaluation" / f"{name}.json", files.load_json(paths[name])["result"])
+
+
+def is_current(path: Path, digest: str) -> bool:
+    """Return whether the file has numbers with this fingerprint."""
+    return path.exists() and files.load_json(path).get("fingerprint") == digest
+
+
+def fingerprint(params: Params, name: str) -> str:
+    """Return the SHA-256 over all that a model's numbers depend on."""
+    sources = ["qmvae/pipeline/stages/evaluate.py", code.model_file(name)]
+    parts = [params.evaluation.model_dump(), params.seeds, code.code_hash(PACKAGE, sources)]
+    digest = hashlib.sha256(json.dumps(parts).encode())
+    folders = params.artifacts / "data", params.artifacts / "classifiers", params.artifacts / "models" / name
+    for path in sorted(path for folder in folders for path in folder.rglob("*.safetensors")):
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def evaluate(params: Params, name: str) -> dict:
+    """Return the numbers of every seed as lists, by part and key, and what a reader must know of the model."""
+    FreeThreads("float32")
+    device, settings = resolve_device(params), params.evaluation
+    dataset = artifacts.load_dataset(params, device)
+    standard, strong = (artifacts.load_classifiers(params, dataset, kind, device) for kind in ("standard", "strong"))
+    evaluator = Evaluator(dataset, standard, strong, settings.conditions, settings.probe_pairs, settings.seed)
+    numbers: dict[str, dict[str, list[float]]] = {}
+    for seed in params.seeds:
+        model = artifacts.load_model(params, name, seed, device)
+        found = evaluator.evaluate(model)
+        for part, values in found.items():
+            for key, value in values.items():
+                numbers.setdefault(part, {}).setdefault(key, []).append(value)
+        print(f"{name}, seed {seed}: {percentages(found['cross'] | found['linear'] | found['coherence'])}", flush=True)
+    training = params.training[name]
+    about = {"conditions": len(evaluator.conditions), "codes": model.sizes}
+    return about | {"steps": training.steps, "batch_size": training.batch_size, "numbers": numbers}
+
+
+def percentages(values: dict[str, float]) -> str:
+    """Return the fractions of 1 as text in per cent."""
+    return ", ".join(f"{key} {value:.1%}" for key, value in values.items())

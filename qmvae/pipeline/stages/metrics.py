@@ -1,0 +1,63 @@
+"""Collect the numbers of all models: reports/<preset>/metrics.json and scores.json."""
+
+import statistics
+from typing import Any
+
+import torch
+
+from qmvae.evaluate.classifiers import chance_levels
+from qmvae.pipeline import datasets, files
+from qmvae.pipeline.schema import Params
+from qmvae.pipeline.training import resolve_device
+
+DIGITS = 6  # significant ones, so that the last bit of another processor leaves the file as it is
+
+
+def run(params: Params) -> None:
+    """Write metrics.json, which has every number, and scores.json: the means of Tables 1 and 2 in per cent."""
+    dataset = datasets.load_dataset(params.artifacts / "data", params.modalities)
+    models: dict[str, dict] = {}
+    for name in params.models:
+        result = files.load_json(params.artifacts / "evaluation" / f"{name}.json")
+        numbers = result.pop("numbers")
+        models[name] = result | {part: {k: summary(v) for k, v in found.items()} for part, found in numbers.items()}
+    device = resolve_device(params)
+    accuracy = files.load_json(params.artifacts / "classifiers" / "accuracy.json")
+    metrics = {
+        "preset": params.preset,
+        "modalities": list(dataset.titles),
+        "images": dataset.describe(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "seeds": params.seeds,
+        "steps": params.training["qmvae"].steps,
+        "judges": accuracy["standard"],  # the classifiers of generated images, on real test images
+        "strong_judges": accuracy["strong"],
+        "supervised": accuracy["supervised"],  # the encoders' architecture, trained on labels: an upper bound
+        "chance": chance_levels(dataset.test),
+        "models": models,
+    }
+    files.save_json(params.reports / "metrics.json", rounded(metrics))
+    scores = {
+        name: {key: round(100 * value["mean"], 1) for part in ("cross", "linear") for key, value in model[part].items()}
+        for name, model in models.items()
+    }
+    files.save_json(params.reports / "scores.json", scores)
+
+
+def summary(values: list[float]) -> dict[str, Any]:
+    """Return the mean, the standard deviation over seeds (n - 1; 0 for one seed) and the values themselves."""
+    return {
+        "mean": statistics.fmean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "seeds": values,
+    }
+
+
+def rounded(value: Any) -> Any:
+    """Return nested dicts and lists with every float rounded to DIGITS significant digits."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value

@@ -1,0 +1,35 @@
+"""Train models with every seed of the preset: artifacts/<preset>/models/<model>/seed-<k>."""
+
+import shutil
+
+from qmvae.pipeline.jobs import side_by_side
+from qmvae.pipeline.schema import Params
+from qmvae.pipeline.training import fingerprint, is_finished, progress_folder, resolve_device, train_one
+
+
+def run(params: Params, models: list[str], seed: int | None = None) -> None:
+    """Train every seed of the models, side by side on a CPU, or one seed in this process.
+
+    A killed run goes on from its last checkpoint. The output folders are filled at the end, with finished seeds only.
+    Raises TrainingError or JobError.
+    """
+    if seed is not None:
+        return train_one(params, models[0], seed)
+    digests = {name: fingerprint(params, name) for name in models}
+    open_seeds = []
+    for name, seed in ((name, seed) for name in models for seed in params.seeds):
+        if is_finished(progress_folder(params, name, seed), digests[name]):
+            print(f"{name}, seed {seed}: kept, made earlier from the same parameters, images and code", flush=True)
+        else:
+            open_seeds.append((name, seed))
+    if len(open_seeds) > 1 and resolve_device(params).type == "cpu":
+        side_by_side([["train", name, "--seed", str(seed)] for name, seed in open_seeds])
+    else:
+        for name, seed in open_seeds:
+            train_one(params, name, seed)
+    for name in models:
+        output = params.artifacts / "models" / name
+        shutil.rmtree(output, ignore_errors=True)
+        for seed in params.seeds:
+            shutil.copytree(progress_folder(params, name, seed), output / f"seed-{seed}")
+    return None

@@ -1,0 +1,205 @@
+"""Training runs that survive a kill: `qmvae.train`'s loop with a log, a progress bar, checkpoints and fingerprints.
+
+A killed run that goes on from its checkpoint ends in the same bytes as a run that was never disturbed.
+"""
+
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from qmvae.data.dataset import Dataset
+from qmvae.pipeline import checkpoint, code, datasets, files
+from qmvae.pipeline.jobs import FreeThreads
+from qmvae.pipeline.schema import Params
+from qmvae.train import make_optimizer, training_steps
+
+PACKAGE = Path(__file__).parents[2]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot start or go on; the message says why and what to do."""
+
+
+def resolve_device(run: Params) -> torch.device:
+    """Return the device that params.yaml asks for; `auto` is a GPU where there is one. Raises TrainingError."""
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("params.yaml: device: cuda, but torch sees no GPU here; use `auto` or `cpu`")
+    return torch.device("cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+class Log:
+    """The terms of the objective, averaged over windows of `every` steps; each row is (step, term, term, ...).
+
+    The terms of a window stay on the device, so that a GPU does not stop at each step for a number.
+    """
+
+    def __init__(self, every: int):
+        self.every = every
+        self.columns: list[str] = []
+        self.rows: list[list[float]] = []
+        self.window: list[Tensor] = []
+
+    def add(self, step: int, terms: dict[str, Tensor], last: bool = False) -> bool:
+        """Append the terms of `step`, counted from 1; return whether a window closed.
+
+        Raises TrainingError on NaN or infinity, and names the step and the term.
+        """
+        self.columns = ["step", "loss", *(name for name in terms if name != "loss")]
+        self.window.append(torch.stack([terms[name] for name in self.columns[1:]]))
+        if step % self.every and not last:
+            return False
+        values = torch.stack(self.window).double().cpu()
+        for i, row in enumerate(values):
+            broken = [f"{c} = {v}" for c, v in zip(self.columns[1:], row.tolist(), strict=True) if not math.isfinite(v)]
+            if broken:
+                raise TrainingError(
+                    f"step {step - len(values) + i + 1:,}: {', '.join(broken)}; try a smaller learning rate "
+                    "(presets.<preset>.training.lr). The last checkpoint, from before, is kept"
+                )
+        self.rows.append([step, *values.mean(dim=0).tolist()])
+        self.window = []
+        return True
+
+    def latest(self, *names: str) -> dict[str, str]:
+        """Return those of the named terms that the log has, averaged over the last window."""
+        return {n: f"{self.rows[-1][self.columns.index(n)]:.2f}" for n in names if n in self.columns}
+
+    def csv(self) -> str:
+        """Return the log as CSV with 6 significant digits."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([step, *(f"{value:.6g}" for value in values)] for step, *values in self.rows)
+        return text.getvalue()
+
+
+def train_seed(run: Params, name: str, seed: int, dataset: Dataset, folder: Path, fingerprint: str) -> None:
+    """Train one model with one seed, and leave model.safetensors, model.json and log.csv in the folder.
+
+    A finished model with the same fingerprint is kept. A checkpoint with it is resumed. Raises TrainingError on a loss
+    that is not finite.
+    """
+    settings, title = run.training[name], f"{name}, seed {seed}"
+    if is_finished(folder, fingerprint):
+        print(f"{title}: kept, made earlier from the same parameters, images and code", flush=True)
+        return
+    (folder / "model.json").unlink(missing_ok=True)
+    device = dataset.train.pairs.device
+    torch.backends.cudnn.deterministic = True  # two runs on one GPU give the same bytes
+    torch.manual_seed(seed)
+    model = checkpoint.build_model(name, getattr(run, name), dataset.shapes, run.networks).to(device)
+    model = model.to(memory_format=torch.channels_last)  # the fastest layout for convolutions, on CPU and GPU
+    optimizer, log = make_optimizer(model, settings.lr), Log(settings.log_every)
+    path = folder / "checkpoint.safetensors"
+    start, threads = resume(path, fingerprint, model, optimizer, log), FreeThreads(settings.precision)
+    if start:
+        print(f"{title}: goes on from step {start:,} of {settings.steps:,}", flush=True)
+    steps = training_steps(model, optimizer, dataset.train, settings, seed, start)
+    bar = tqdm(steps, title, settings.steps, initial=start, disable=None)
+    for step, terms in bar:
+        threads.adapt()
+        last = step == settings.steps
+        if log.add(step, terms, last):
+            bar.set_postfix(log.latest("loss", "elbo_joint", "quad"), refresh=False)
+        if step % settings.checkpoint_every == 0 and not last:
+            save_state(path, fingerprint, model, optimizer, log, step)
+            if bar.disable:
+                print(f"{title}: step {step:,} of {settings.steps:,}, loss {log.latest('loss')['loss']}", flush=True)
+    files.save_text(folder / "log.csv", log.csv())
+    about = {"preset": run.preset, "images": dataset.describe(), "seed": seed, "steps": settings.steps}
+    checkpoint.save_model(folder, model, name, run.networks, about | {"fingerprint": fingerprint})
+    path.unlink(missing_ok=True)
+
+
+def save_state(path: Path, fingerprint: str, model, optimizer, log: Log, step: int) -> None:
+    """Write all that the rest of a run depends on: weights, Adam's moments, the random state and the log so far."""
+    tensors = {f"model.{key}": value for key, value in model.state_dict().items()}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{i}.{key}": torch.as_tensor(value) for key, value in state.items()}
+    tensors |= {"random": torch.get_rng_state(), "log": torch.tensor(log.rows, dtype=torch.float64)}
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    files.save_tensors(
+        path, tensors, {"step": str(step), "fingerprint": fingerprint, "columns": json.dumps(log.columns)}
+    )
+
+
+def resume(path: Path, fingerprint: str, model, optimizer, log: Log) -> int:
+    """Restore what `save_state` wrote and return its step; 0 where there is no checkpoint with this fingerprint."""
+    if not path.exists():
+        return 0
+    tensors, about = files.load_tensors(path)
+    if about.get("fingerprint") != fingerprint:
+        print(f"{path}: from other parameters, images or code; training starts from step 0", flush=True)
+        return 0
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    weights = list(model.parameters())
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("adam."):
+            _, i, name = key.split(".")
+            # fused Adam walks memory, so moments must have the layout of their weights, channels last for convolutions
+            like = value if name == "step" else torch.empty_like(weights[int(i)])
+            state.setdefault(int(i), {})[name] = like.copy_(value)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["random"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    log.columns = json.loads(about["columns"])
+    log.rows = [[int(step), *values] for step, *values in tensors["log"].tolist()]
+    return int(about["step"])
+
+
+def fingerprint(run: Params, name: str) -> str:
+    """Return the SHA-256 over all that a seed's result depends on.
+
+    These are its parameters, images and pairs, the code without its wording, torch's version and the kind of device.
+    """
+    settings = run.training[name].model_dump(exclude={"seeds", "checkpoint_every"})
+    parts = [name, settings, getattr(run, name).model_dump(), run.networks]
+    sources = ["qmvae/pipeline/training.py", code.model_file(name)]
+    parts += [torch.__version__, resolve_device(run).type, code.code_hash(PACKAGE, sources)]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    for path in sorted((run.artifacts / "data").glob("*.safetensors")):
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def progress_folder(run: Params, name: str, seed: int) -> Path:
+    """Return where a seed is trained. DVC does not touch this folder, so that a checkpoint survives a broken stage."""
+    return run.artifacts / "progress" / name / f"seed-{seed}"
+
+
+def train_one(run: Params, name: str, seed: int) -> None:
+    """Train one seed of a model in its progress folder. Raises TrainingError."""
+    folder = progress_folder(run, name, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            busy = f"{folder}: another process is training {name}; wait for it or stop it first"
+            raise TrainingError(busy) from None
+        dataset = datasets.load_dataset(run.artifacts / "data", run.modalities, resolve_device(run))
+        batch_size = run.training[name].batch_size
+        if len(dataset.train.pairs) < batch_size:
+            raise TrainingError(
+                f"presets.{run.preset}.training.batch_size: {batch_size} is more than the "
+                f"{len(dataset.train.pairs)} training pairs; make it smaller"
+            )
+        train_seed(run, name, seed, dataset, folder, fingerprint(run, name))
+
+
+def is_finished(folder: Path, digest: str) -> bool:
+    """Return whether the folder has a finished model with this fingerprint."""
+    path = folder / "model.json"
+    return path.exists() and files.load_json(path).get("fingerprint") == digest

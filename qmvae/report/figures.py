@@ -1,0 +1,276 @@
+"""Figures from arrays and numbers."""
+
+import string
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+WIDTH, COLUMN = 7.0, 3.4  # inches: a page's text width, and one of its two columns
+
+# Okabe and Ito's colours, for colour-blind readers. Each line has its own dashes too, for black and white.
+LINES = plt.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000"])
+DASHES: list[Any] = ["-", "--", "-.", ":", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1))]
+LINES += plt.cycler(linestyle=DASHES)
+# Ten colours for classes, chosen by Petroff (2021) for colour-blind readers.
+CLASSES = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
+STYLE: dict[Any, Any] = {  # of every figure, also those of a notebook's own code; sizes as printed, at WIDTH or COLUMN
+    "figure.dpi": 140,  # on the screen
+    "font.size": 7,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6,
+    "ytick.labelsize": 6,
+    "legend.fontsize": 6,
+    "legend.frameon": False,
+    "lines.linewidth": 1,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": LINES,
+    "pdf.fonttype": 42,  # letters stay letters, and searchable
+}
+plt.rcParams.update(STYLE)
+
+
+def rgb(images: np.ndarray, side: int) -> np.ndarray:
+    """Return images (..., C, H, W) in [0, 1], C = 1 or 3, as (..., side, side, 3), with a black margin if smaller.
+
+    Raises ValueError for other channels and for images larger than `side`.
+    """
+    *_, channels, height, width = images.shape
+    if channels not in (1, 3) or max(height, width) > side:
+        raise ValueError(f"images {channels}x{height}x{width}: expected 1 or 3 channels and sides up to {side}")
+    top, left = (side - height) // 2, (side - width) // 2
+    margins = [(0, 0)] * (images.ndim - 2) + [(top, side - height - top), (left, side - width - left)]
+    images = np.moveaxis(np.pad(images, margins), -3, -1)
+    return np.broadcast_to(images, (*images.shape[:-1], 3))
+
+
+def tile(cells: np.ndarray, gap: int = 2) -> np.ndarray:
+    """Return cells (rows, columns, side, side, 3) as one picture (height, width, 3) with white gaps of `gap` pixels."""
+    margins = [(0, 0), (0, 0), (0, gap), (0, gap), (0, 0)]
+    cells = np.pad(cells, margins, constant_values=1.0)
+    rows, columns, height, width, _ = cells.shape
+    picture = cells.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, 3)
+    return picture[:-gap, :-gap]
+
+
+def under_conditions(conditions: np.ndarray, generated: np.ndarray, references: np.ndarray | None = None) -> np.ndarray:
+    """Return one panel of Figs. 3 and 4, (height, width, 3): the conditions, and the generated images below them.
+
+    conditions: (n, C, H, W). generated: (rows, n, C, H, W). references: (rows, C, H, W), the first column if given.
+    A wider gap separates conditions and references from generated images.
+    """
+    side = max(*conditions.shape[-2:], *generated.shape[-2:])
+    cells = np.concatenate([rgb(conditions, side)[None], rgb(generated, side)])
+    if references is not None:
+        corner = np.ones((1, side, side, 3))
+        cells = np.concatenate([np.concatenate([corner, rgb(references, side)])[:, None], cells], axis=1)
+    picture = tile(cells)
+    picture = np.insert(picture, [side] * 6, 1.0, axis=0)
+    return picture if references is None else np.insert(picture, [side] * 6, 1.0, axis=1)
+
+
+def panels(pictures: dict[str, np.ndarray], columns: int) -> Figure:
+    """Draw pictures (height, width, 3) in rows of `columns`, each below its title and, if several, its letter."""
+    rows = -(-len(pictures) // columns)
+    height, width, _ = next(iter(pictures.values())).shape
+    size = (WIDTH, rows * (WIDTH / columns * height / width + 0.3))
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, letter, (title, picture) in zip(axes.flat, string.ascii_lowercase, pictures.items(), strict=False):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_title(f"({letter}) {title}" if len(pictures) > 1 else title)
+    return figure
+
+
+def curves(
+    log: Mapping[str, np.ndarray],
+    groups: dict[str, tuple[str, dict[str, str]]],
+    marks: dict[str, float],
+    columns: int = 3,
+) -> Figure:
+    """Draw terms of the objective over the steps of training, one panel a group.
+
+    log: columns by name, `step` among them. groups: for each panel's title its unit, and the label of each of its
+    columns. marks: for each change during training its step, a grey line in every panel.
+    """
+    rows = -(-len(groups) // columns)
+    size = (WIDTH, 2.1 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", sharex=True)
+    for axis, letter, (title, (unit, names)) in zip(axes.flat, string.ascii_lowercase, groups.items(), strict=False):
+        for name, label in names.items():
+            axis.plot(log["step"], log[name], label=label)
+        for step in sorted(set(marks.values())):
+            axis.axvline(step, color="0.6", linewidth=0.6, linestyle="-", zorder=0)
+        axis.set_title(f"({letter}) {title}", pad=16)
+        axis.set_ylabel(unit)
+        beside = {"ncols": len(names), "columnspacing": 0.8, "handlelength": 2, "handletextpad": 0.4, "borderpad": 0}
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.02), **beside)
+    for axis in axes[-1]:
+        axis.set_xlabel("step")
+    lines = [(step, [name for name, at in marks.items() if at == step]) for step in sorted(set(marks.values()))]
+    note = "; ".join(f"from step {step:,.0f} on: {', '.join(names)}" for step, names in lines)
+    if note:
+        figure.supxlabel(f"Grey line, {note}", fontsize=7, color="0.3")
+    return figure
+
+
+def changes(table: pd.DataFrame, band: float, x: str) -> Figure:
+    """Draw the change that each row makes, with a marker for each column. x: the unit.
+
+    Changes within +-band, which is shaded, may be chance. The scale is linear up to twice the band and logarithmic
+    beyond, so that a few large changes do not hide the others.
+    """
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.2 * len(table) + 0.7), layout="constrained")
+    axis.axvspan(-band, band, color="0.93", zorder=0)
+    axis.axvline(0, color="0.6", linewidth=0.6, linestyle="-", zorder=0)
+    for (name, column), marker in zip(table.items(), "osD^v<>", strict=False):
+        axis.plot(column, range(len(table)), marker=marker, markersize=4, linestyle="", label=name)
+    axis.set_yticks(range(len(table)), table.index)
+    axis.set_xscale("symlog", linthresh=2 * band)
+    ticks = [t for t in (-50, -20, -10, -5, -2, 0, 2, 5, 10) if axis.get_xlim()[0] <= t <= axis.get_xlim()[1]]
+    axis.set_xticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
+    axis.minorticks_off()
+    axis.set_xlabel(x)
+    axis.grid(axis="y", color="0.9", linewidth=0.5)
+    axis.invert_yaxis()
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(table.columns))
+    return figure
+
+
+def densities(curves: dict[str, np.ndarray], grid: np.ndarray, x: str) -> Figure:
+    """Draw densities over one grid, the last one in black. x: the grid's label."""
+    figure, axis = plt.subplots(figsize=(COLUMN, 1.8), layout="constrained")
+    for i, (title, values) in enumerate(curves.items()):
+        look: dict[str, Any] = {"linewidth": 2, "color": "0.1", "linestyle": "-"} if i == len(curves) - 1 else {}
+        axis.plot(grid, values, label=title, **look)
+    axis.set(xlabel=x, ylabel="density", ylim=(0, None))
+    axis.legend(handlelength=3)
+    return figure
+
+
+def plane(points: dict[str, tuple[float, float]], distances: list[tuple[str, str]]) -> Figure:
+    """Draw points in the plane and the distances of Eq. 19 between them, with their lengths; the first one is dark."""
+    figure, axis = plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")
+    for i, (a, b) in enumerate(distances):
+        ends = np.array([points[a], points[b]])
+        axis.plot(*ends.T, color="0.1" if i == 0 else "0.75", linestyle="-", zorder=0)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+        length = f"{np.linalg.norm(ends[0] - ends[1]):.3f}"
+        axis.annotate(length, ends.mean(axis=0), ha="center", va="center", fontsize=6, bbox=box)
+    for name, place in points.items():
+        first = name.startswith("x")
+        axis.plot(*place, "o" if first else "s", color="#0072B2" if first else "#D55E00")
+        axis.annotate(f"${name}$", place, textcoords="offset points", xytext=(5, 4), fontsize=9)
+    axis.set_aspect("equal")
+    axis.set(xlabel="first dimension of $\\mu$", ylabel="second dimension of $\\mu$")
+    axis.margins(0.15)
+    return figure
+
+
+def shared_space(spaces: dict[str, pd.DataFrame]) -> Figure:
+    """Draw codes in the plane, one panel a frame with the columns `1`, `2`, `class` (colour) and `images` (marker).
+
+    images: the title of the code's modality. Codes of the first ten classes are drawn. In the last panel each class
+    also stands at the median of its codes, for readers who cannot tell the colours.
+    """
+    import seaborn as sns  # late: it takes longer to import than all else here
+
+    size = (WIDTH, WIDTH / len(spaces))
+    figure, axes = plt.subplots(1, len(spaces), figsize=size, squeeze=False, layout="constrained")
+    first = next(iter(spaces.values()))
+    markers = dict(zip(first.images.unique(), "o^sDvP", strict=False))
+    classes = sorted(first["class"].unique())[: len(CLASSES)]
+    for axis, letter, (title, frame) in zip(axes.flat, string.ascii_lowercase, spaces.items(), strict=False):
+        last = axis is axes.flat[-1]
+        colours = {"hue": "class", "palette": CLASSES[: len(classes)], "hue_order": classes}
+        shapes = {"style": "images", "markers": markers, "s": 16, "linewidth": 0, "alpha": 0.7}
+        frame = frame[frame["class"].isin(classes)]
+        shuffled = frame.sample(frac=1, random_state=0)  # so that no class covers the others
+        sns.scatterplot(shuffled, x="1", y="2", ax=axis, legend="full" if last else False, **colours, **shapes)
+        medians = frame.groupby("class")[["1", "2"]].median() if last else frame[["1", "2"]][:0]
+        for label, median in medians.iterrows():
+            box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+            axis.text(*median, str(label), ha="center", va="center", fontsize=9, weight="bold", bbox=box)
+        axis.set_title(f"({letter}) {title}")
+        axis.set(xlabel="first principal component", ylabel="", aspect="equal")
+        axis.set_adjustable("datalim")
+        axis.locator_params(nbins=5)
+    axes.flat[0].set_ylabel("second principal component")
+    sns.move_legend(axes.flat[-1], "center left", bbox_to_anchor=(1.0, 0.5), title="")
+    figure.draw_without_rendering()  # fixes the limits, which the layout of the next drawing needs
+    return figure
+
+
+def traversals(pictures: dict[str, np.ndarray], meanings: dict[str, pd.DataFrame], ends: tuple[float, float]) -> Figure:
+    """Draw Fig. 5: in each panel a row of images for each private dimension, and its correlations beside it.
+
+    pictures: by title, cells (dimensions, steps, side, side, 3). meanings: by title, a frame with a row a dimension.
+    Its first column is the KL term in nats, the others are correlations, drawn as a heat map. A dimension whose KL term
+    is below 0.05 nats is inactive, and its row has no colour. ends: the first and the last step's value.
+    """
+    left, wide, room, gap, heading, below = 0.4, 4.3, 1.65, 0.15, 0.45, 0.4  # inches
+    heights = [wide * cells.shape[0] / cells.shape[1] for cells in pictures.values()]
+    total = sum(heights) + (heading + below) * len(heights)
+    figure = plt.figure(figsize=(WIDTH, total))
+    top = total
+
+    def place(x: float, width: float, height: float) -> Axes:
+        return figure.add_axes((x / WIDTH, (top - heading - height) / total, width / WIDTH, height / total))
+
+    for letter, (title, cells), height in zip(string.ascii_lowercase, pictures.items(), heights, strict=False):
+        frame = meanings[title]
+        dimensions = range(len(frame))
+        images, heat = place(left, wide, height), place(left + wide + gap, room, height)
+        half = (ends[1] - ends[0]) / (cells.shape[1] - 1) / 2  # an image's middle lies at its value
+        extent = (ends[0] - half, ends[1] + half, len(frame) - 0.5, -0.5)
+        images.imshow(tile(cells), interpolation="nearest", aspect="auto", extent=extent)
+        images.set(xlabel="value of the private dimension", ylabel="private dimension", yticks=dimensions)
+        images.set_title(f"({letter}) {title}")
+        values = frame.iloc[:, 1:].to_numpy()
+        inactive = frame.iloc[:, :1].to_numpy() < 0.05
+        colours = np.where(inactive, 0.0, values)
+        heat.imshow(colours, vmin=-1, vmax=1, cmap="PuOr", aspect="auto", interpolation="nearest")
+        for (row, column), value in np.ndenumerate(values):
+            ink = "0.6" if inactive[row] else "white" if abs(value) > 0.7 else "black"
+            heat.text(column, row, f"{value:z.1f}", ha="center", va="center", fontsize=6, color=ink)
+        for row, nats in enumerate(frame.iloc[:, 0]):
+            heat.text(values.shape[1] - 0.4, row, f"{nats:.2f}", va="center", fontsize=6)
+        heat.text(values.shape[1] - 0.4, -0.75, frame.columns[0], va="bottom", fontsize=6)
+        heat.set(xticks=range(values.shape[1]), xticklabels=frame.columns[1:], yticks=[])
+        heat.xaxis.tick_top()
+        heat.tick_params(length=0)
+        heat.spines[:].set_visible(False)
+        heat.set_title("correlation with", pad=4)
+        top -= heading + height + below
+    return figure
+
+
+def tradeoff(frame: pd.DataFrame) -> Figure:
+    """Draw accuracy against style, one panel a direction, one line a model, with a ring round each chosen point.
+
+    frame: a row for each trained model, with the columns `direction` and `model` (titles), `accuracy` (in %), `style`
+    (the R2 of translations) and `chosen` (bool). Each line connects a model's points in the order of their style.
+    """
+    directions = frame.direction.unique()
+    size = (WIDTH, WIDTH / max(2, len(directions)))
+    figure, axes = plt.subplots(1, len(directions), figsize=size, squeeze=False, layout="constrained")
+    for axis, letter, direction in zip(axes.flat, string.ascii_lowercase, directions, strict=False):
+        for model, look, marker in zip(frame.model.unique(), LINES, "osD^vP", strict=False):
+            points = frame[(frame.direction == direction) & (frame.model == model)].sort_values("style")
+            axis.plot(points["style"], points.accuracy, marker=marker, markersize=4, label=model, **look)
+            chosen = points[points.chosen]
+            axis.scatter(chosen["style"], chosen.accuracy, s=80, facecolors="none", edgecolors=look["color"])
+        axis.set_title(f"({letter}) {direction}")
+        axis.set(xlabel="style, $R^2$ of translations", ylabel="accuracy, %")
+    axes.flat[0].legend()
+    return figure

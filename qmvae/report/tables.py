@@ -1,0 +1,191 @@
+"""Tables 1 and 2 and a table of style from metrics.json's numbers, as CSV, Markdown and LaTeX."""
+
+from collections.abc import Iterable
+from itertools import permutations
+
+import pandas as pd
+from scipy.stats import ttest_rel
+
+MODELS = {"mvae": "MVAE", "mmvae": "MMVAE", "dmvae": "DMVAE", "qmvae": "Q-MVAE"}  # the paper's rows, in its order
+CHANCE = "chance level"
+WHOSE = {"ours": "ours", "strong": "ours, stronger classifier", "paper": "the paper"}
+
+# Chen et al. 2022, Tables 1 and 2: mean and standard deviation over five runs, in per cent.
+PAPER = {
+    "cross": {
+        "mvae": {"mnist_to_svhn": (31.8, 1.4), "svhn_to_mnist": (57.1, 3.4)},
+        "mmvae": {"mnist_to_svhn": (86.4, 0.5), "svhn_to_mnist": (69.1, 2.5)},
+        "dmvae": {"mnist_to_svhn": (91.6, 0.8), "svhn_to_mnist": (76.4, 0.4)},
+        "qmvae": {"mnist_to_svhn": (92.2, 0.3), "svhn_to_mnist": (81.3, 0.5)},
+    },
+    "linear": {
+        "mvae": {"mnist": (79.8, 3.8), "svhn": (65.1, 4.6), "both": (80.2, 3.6)},
+        "mmvae": {"mnist": (91.3, 0.4), "svhn": (68.0, 0.6)},
+        "dmvae": {"mnist": (95.0, 0.6), "svhn": (79.9, 1.4), "both": (92.9, 1.8)},
+        "qmvae": {"mnist": (98.3, 0.1), "svhn": (80.2, 0.2), "both": (97.9, 0.1)},
+    },
+}
+PAPER_MODALITIES = {"mnist", "svhn"}
+
+LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "→": r"$\to$"}
+    | {"²": "$^2$", "|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}"}
+)
+MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|$~#&"})
+
+
+def directions(modalities: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return (source, target) of each key <source>_to_<target> of metrics.json, in the tables' order."""
+    return {f"{a}_to_{b}": (a, b) for a, b in permutations(modalities, 2)}
+
+
+def table(metrics: dict, part: str) -> pd.DataFrame:
+    """Return Table 1 (`part` = cross) or 2 (linear) in per cent: a row a model, and one for the chance level.
+
+    Columns are (key, whose, mean | std). `whose` is ours, paper where the paper has the key, and, in Table 1, strong:
+    our images by the stronger classifier. Values are missing for a model that was not trained or is not in the paper.
+    Table 1's chance level is that of the test pairs' classes.
+    """
+    modalities, models, chance = metrics["modalities"], metrics["models"], metrics.get("chance", {})
+    where = {"ours": part} | ({"strong": "cross_strong"} if part == "cross" else {})
+    published = {key for values in PAPER[part].values() for key in values}
+    if set(modalities) != PAPER_MODALITIES:  # then `both` are other ones
+        published -= {"both"}
+    keys = list(directions(modalities)) if part == "cross" else [*modalities, "both"]
+    keys = [key for key in keys if key in published or any(key in model[part] for model in models.values())]
+    rows: dict[str, dict] = {}
+    for name in [*MODELS, *(name for name in models if name not in MODELS), CHANCE]:
+        row = rows[MODELS.get(name, name)] = {}
+        for key in keys:
+            for whose, entry in where.items():
+                found = models.get(name, {}).get(entry, {}).get(key)
+                row[key, whose, "mean"], row[key, whose, "std"] = mean_and_std(found, 100)
+                if name == CHANCE and (share := chance.get("both" if part == "cross" else key)) is not None:
+                    row[key, whose, "mean"] = 100 * share
+            if key in published:
+                numbers = PAPER[part].get(name, {}).get(key, (None, None))
+                row[key, "paper", "mean"], row[key, "paper", "std"] = numbers
+    frame = pd.DataFrame.from_dict(rows, orient="index", dtype=float)
+    frame.columns = pd.MultiIndex.from_tuples(frame.columns)
+    return frame.dropna(how="all")
+
+
+def mean_and_std(found: dict | None, scale: float) -> tuple[float | None, float | None]:
+    """Return the two numbers of an entry of metrics.json times `scale`; one seed has no standard deviation."""
+    if not found:
+        return None, None
+    return scale * found["mean"], scale * found["std"] if len(found["seeds"]) > 1 else None
+
+
+def cell(mean: float | None, std: float | None, digits: int = 1) -> str:
+    """Return `mean ± std`, the mean alone if `std` is missing, or n/a."""
+    if pd.isna(mean):
+        return "n/a"
+    return f"{mean:.{digits}f}" if pd.isna(std) else f"{mean:.{digits}f} ± {std:.{digits}f}"
+
+
+def readable(frame: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
+    """Return the same table with one cell for mean and std, and headings in words. titles: by modality, in order."""
+
+    def heading(key: str, whose: str) -> str:
+        named = {name: name.upper() for name in titles} if whose == "paper" else titles
+        words = " → ".join(named[name] for name in directions(titles).get(key, ())) or named.get(key, key)
+        return f"{words} ({WHOSE[whose]})"
+
+    columns = list(dict.fromkeys((key, whose) for key, whose, _ in frame.columns))
+    return pd.DataFrame(
+        {heading(*c): [cell(m, s) for m, s in zip(frame[*c, "mean"], frame[*c, "std"], strict=True)] for c in columns},
+        index=pd.Index(frame.index, name="model"),
+    )
+
+
+def style(metrics: dict, titles: dict[str, str]) -> pd.DataFrame:
+    """Return the measures of style as text: a row for each measure, a column for each model with private codes."""
+    rows: dict[str, tuple[str, str, int, float]] = {}  # by title: part and key of metrics.json, digits, scale
+    for m in metrics["modalities"]:
+        for what in ("background", "thickness", "slant"):
+            rows[f"{titles[m]}: R² of {what}"] = "style", f"{m}_{what}", 2, 1
+        rows[f"{titles[m]}: active private dimensions"] = "active", f"{m}_private", 1, 1
+        rows[f"{titles[m]}: nats in the private code"] = "nats", f"{m}_private", 1, 1
+        rows[f"{titles[m]}: class from the private code, %"] = "probes", f"{m}_private_digit_mlp", 1, 100
+        rows[f"{titles[m]}: contrast, % of real images"] = "contrast", m, 0, 100
+    for key, (a, b) in directions(metrics["modalities"]).items():
+        rows[f"{titles[a]} → {titles[b]}: accuracy of translations, %"] = "translated_strong", key, 1, 100
+        rows[f"{titles[a]} → {titles[b]}: Fréchet distance"] = "frechet", key, 1, 1
+    columns = {
+        MODELS.get(name, name): {
+            title: cell(*mean_and_std(model[part][key], scale), digits)
+            for title, (part, key, digits, scale) in rows.items()
+            if key in model.get(part, {})
+        }
+        for name, model in metrics["models"].items()
+        if model["codes"]["private"]
+    }
+    frame = pd.DataFrame(columns, index=pd.Index(rows, name="measure"), dtype=object)
+    return frame.dropna(how="all").fillna("n/a")
+
+
+def runner_up(metrics: dict, part: str) -> str:
+    """Return in words Q-MVAE against the best of the other models, column by column: the paired t-test over seeds."""
+    ours, others = metrics["models"].get("qmvae"), {k: v for k, v in metrics["models"].items() if k != "qmvae"}
+    if ours is None or not others or len(metrics["seeds"]) < 2:
+        return "Q-MVAE against the runner-up: a paired test needs Q-MVAE, another model and two seeds at least."
+    lines = []
+    for key, mine in ours[part].items():
+        rivals = {name: values[part][key] for name, values in others.items() if key in values[part]}
+        if rivals:
+            name = max(rivals, key=lambda n: rivals[n]["mean"])
+            test = ttest_rel(mine["seeds"], rivals[name]["seeds"])
+            gap = 100 * (mine["mean"] - rivals[name]["mean"])
+            lines.append(f"{key} {gap:+.1f} points over {MODELS.get(name, name)} (p = {test.pvalue:.3g})")
+    return f"Q-MVAE against the runner-up, paired t-test over {len(metrics['seeds'])} seeds: {'; '.join(lines)}."
+
+
+def caption(metrics: dict, what: str) -> str:
+    """Return the conditions of the numbers: images, seeds, steps, device and accuracy of the classifiers."""
+    models = {MODELS.get(name, name): model for name, model in metrics["models"].items()}
+    kinds = ("judges", "strong_judges")
+    standard, strong = (", ".join(f"{name} {value:.1%}" for name, value in metrics[kind].items()) for kind in kinds)
+    steps = ", ".join(f"{title} {model['steps']:,} x {model['batch_size']}" for title, model in models.items())
+    codes = ", ".join(
+        f"{title} {model['codes']['shared']}" + (f" + {size} each" if (size := model["codes"]["private"]) else "")
+        for title, model in models.items()
+    )
+    seeds = len(metrics["seeds"])
+    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    text = (
+        f"{what}, in % ({spread}). Ours: {metrics['images']}, preset {metrics['preset']}, on {metrics['device']}; "
+        f"steps x pairs: {steps}; code dimensions, shared + private: {codes}. Accuracy of the classifiers on real test "
+        f"images: {standard}; of the stronger ones: {strong}."
+    )
+    if "chance" in metrics:
+        text += " Chance level: the share of the most frequent class."
+    if PAPER_MODALITIES <= {*metrics["modalities"]}:
+        text += " The paper: MNIST and all of SVHN, 5 seeds."
+    return text
+
+
+def markdown(words: pd.DataFrame, text: str) -> str:
+    """Return a table of text in Markdown below its caption. All special characters are escaped."""
+    words = words.reset_index().map(lambda cell: cell.translate(MARKDOWN))
+    words.columns = [column.translate(MARKDOWN) for column in words.columns]
+    return f"{text.translate(MARKDOWN)}\n\n{words.to_markdown(index=False, disable_numparse=True)}\n"
+
+
+def latex(words: pd.DataFrame, text: str) -> str:
+    """Return a table of text in LaTeX, for the package booktabs. All special characters are escaped."""
+    words = words.reset_index().map(lambda cell: cell.translate(LATEX))
+    words.columns = [column.translate(LATEX) for column in words.columns]
+    return words.style.hide(axis="index").to_latex(hrules=True, caption=text.translate(LATEX))
+
+
+def render(frame: pd.DataFrame, titles: dict[str, str], text: str) -> dict[str, str]:
+    """Return a table of `table` by file ending: csv (numbers), md and tex (for reading, with `text` as caption)."""
+    flat = frame.set_axis(["_".join(column) for column in frame.columns], axis=1)
+    words = readable(frame, titles)
+    return {
+        "csv": flat.to_csv(index_label="model", float_format="%.2f", lineterminator="\n"),
+        "md": markdown(words, text),
+        "tex": latex(words, text),
+    }

@@ -1,0 +1,23 @@
+"""Convolutional encoders keep an image's contrast on the way to the codes."""
+
+import torch
+
+from qmvae.model.networks import GaussianEncoder, conv_encoder
+
+
+def test_a_signal_keeps_its_size_through_a_fresh_encoder():
+    torch.manual_seed(0)
+    x = torch.rand(64, 3, 32, 32)
+    encoder = conv_encoder((3, 32, 32), 20)
+    torch.testing.assert_close(encoder[0](x), 2 * x - 1)
+    sizes = [x := layer(x) for layer in encoder]
+    for layer, values in zip(encoder, sizes, strict=True):
+        if isinstance(layer, torch.nn.ReLU):
+            assert 0.5 < values.square().mean() / sizes[0].square().mean() < 2
+
+
+def test_codes_of_a_bfloat16_network_have_the_dtype_of_the_images():
+    encoder = GaussianEncoder("mlp", (1, 4, 4), 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        q = encoder(torch.rand(2, 1, 4, 4))
+    assert q.mean.dtype == q.logvar.dtype == torch.float32
