@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 SWITCH := $(if $(PRESET),--preset "$(PRESET)") $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test check test-faults test-oldest bench speedrun lab site notebooks ablations checkpoint lock clean
+.PHONY: help repro test check test-faults test-oldest bench contention speedrun lab site notebooks ablations checkpoint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -48,14 +48,19 @@ test-oldest: $(VENV)/installed ## for maintainers: unit tests with the lowest ve
 ablations: $(VENV)/installed ## train Q-MVAE with one part changed at a time, and with three modalities (ablations/dvc.yaml): hours on 2 cores for `subset`
 	@$(VENV)/bin/python -m qmvae repro $(SWITCH) ablations/dvc.yaml
 
-# MultiVae and what it imports that we don't go into a folder of their own; it needs a quiet machine.
+# MultiVae, and those of its requirements that we lack, go into a folder of their own. Run these on a quiet machine.
 BENCH := multivae==1.0.3 pythae==0.1.2 imageio==2.38.1 nltk==3.10.4 regex==2026.11.15 torchmetrics==1.9.0 lightning-utilities==0.15.3
-bench: $(VENV)/installed ## measure training and evaluation against MultiVae and the machine's peak, and how cost grows
+bench: $(VENV)/installed ## measure training against MultiVae, torch.compile, the pipeline's stages, and how cost grows: about an hour
 	$(VENV)/bin/pip install --quiet --no-deps --upgrade --target .bench $(BENCH)
 	$(VENV)/bin/python benchmarks/startup.py
 	PYTHONPATH=.bench $(VENV)/bin/python benchmarks/throughput.py
+	$(VENV)/bin/python benchmarks/compile.py
 	$(VENV)/bin/python benchmarks/scaling.py
+	$(VENV)/bin/python benchmarks/stages.py --whole
 	$(VENV)/bin/python benchmarks/rehearsal.py
+
+contention: $(VENV)/installed ## measure a training step beside a busy process and beside a second training process
+	$(VENV)/bin/python benchmarks/contention.py
 
 speedrun: $(VENV)/installed ## how many core-minutes to which accuracy; after `make repro PRESET=subset DATA=...`, which leaves images and classifiers
 	OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/speedrun.py

@@ -1,25 +1,27 @@
 """How the time of a training step grows with the batch, the modalities, the images and the seeds, on a log plot.
 
-Seeds are trained at the same time, and the time is that of a step of all of them: on a GPU in one process, as training
-does it, on a CPU each in a process of its own, which share the threads.
+Seeds train at the same time, each in a process of its own; they share the threads. The time is that of one step of
+each. A GPU trains seeds one after another, so that it has no such panel.
 
-`make bench` runs this after throughput.py, whose way of timing it shares. Writes scaling-<device>.csv, .png and .pdf.
+Writes scaling-<device>.csv, .png and .pdf.
 """
 
 import argparse
-import multiprocessing
+import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 import torch
-from throughput import random_images, trainer, training_seconds
+from timing import at_once, images
 
-from qmvae import figures, files, params, tables, training
-from qmvae.params import Params
+from qmvae.pipeline import artifacts, datasets, files, params
+from qmvae.pipeline.schema import Params
+from qmvae.pipeline.training import resolve_device
+from qmvae.report import figures
+from qmvae.report.tables import MODELS
 
 AXES = {
     "batch": [16, 32, 64, 128, 256, 512, 1024],
@@ -31,7 +33,7 @@ USUAL = {"batch": 128, "modalities": 2, "images": 10_000, "seeds": 1}
 
 
 def with_modalities(run: Params, name: str, count: int) -> Params:
-    """The parameters for `count` modalities: the paper's two, then those two again under other names."""
+    """Return the parameters for `count` modalities: the paper's two, then those two again under other names."""
     names = [*run.modalities, *(f"{m}{i}" for i in range(2, count) for m in run.modalities)][:count]
     original = {new: new.rstrip("0123456789") for new in names}
     section = getattr(run, name)
@@ -42,33 +44,25 @@ def with_modalities(run: Params, name: str, count: int) -> Params:
     return run.model_copy(update={name: section.model_copy(update=changes), "modalities": modalities})
 
 
-def milliseconds(name: str, at: dict, seeds: int, steps: int, threads: int) -> float:
-    """What a step takes with the batch, modalities and images of `at`, for so many seeds in this process."""
-    torch.set_num_threads(threads)
-    run = with_modalities(params.load("subset"), name, at["modalities"])
-    device = training.device_of(run)
-    dataset = random_images(list(run.modalities), at["images"], device)
-    return 1000 * training_seconds(trainer(run, name, dataset, at["batch"], seeds), steps, device) / steps
-
-
-def measurements(name: str, steps: int, device: torch.device) -> Iterator[dict]:
-    for axis, values in AXES.items():
+def measurements(name: str, axes: dict[str, list[int]], duration: float) -> Iterator[dict]:
+    """Yield the rows of one model."""
+    for axis, values in axes.items():
         for value in values:
             at = USUAL | {axis: value}
-            processes = 1 if device.type == "cuda" else at["seeds"]
-            with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-                for count in (1, steps):  # the first time, all processes start
-                    threads = max(1, torch.get_num_threads() // processes)
-                    task = (milliseconds, name, at, at["seeds"] // processes, count, threads)
-                    found = [future.result() for future in [pool.submit(*task) for _ in range(processes)]]
-            yield {"model": name, "axis": axis, "value": value, "milliseconds a step": sum(found) / processes}
+            run = with_modalities(params.load("subset"), name, at["modalities"])
+            threads = max(1, torch.get_num_threads() // at["seeds"])
+            with tempfile.TemporaryDirectory() as folder:
+                datasets.save_dataset(images(list(run.modalities), at["images"]), Path(folder))
+                step = at_once(at["seeds"], run, name, Path(folder), at["batch"], threads, duration)
+            yield {"model": name, "axis": axis, "value": value, "milliseconds a step": 1000 * step}
 
 
-def draw(frame: pd.DataFrame, folder: Path, name: str) -> None:
-    frame = frame.replace({"model": tables.MODELS})
+def draw(frame: pd.DataFrame, axes: dict[str, list[int]], folder: Path, name: str) -> None:
+    """Draw one panel for each axis."""
+    frame = frame.replace({"model": MODELS})
     with sns.axes_style("ticks"), sns.color_palette("colorblind"):
-        figure, panels = plt.subplots(1, len(AXES), figsize=(figures.WIDTH, 2.6), layout="constrained", sharey=True)
-        for panel, (axis, values) in zip(panels, AXES.items(), strict=True):
+        figure, panels = plt.subplots(1, len(axes), figsize=(figures.WIDTH, 2.6), layout="constrained", sharey=True)
+        for panel, (axis, values) in zip(panels, axes.items(), strict=True):
             part = frame[frame.axis == axis]
             sns.lineplot(part, x="value", y="milliseconds a step", hue="model", style="model", markers=True, ax=panel)
             panel.set(xscale="log", yscale="log", xlabel=axis)
@@ -78,20 +72,25 @@ def draw(frame: pd.DataFrame, folder: Path, name: str) -> None:
             panel.get_legend().remove()
         panels[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         sns.despine(figure)
-    figures.save(figure, folder, name)
+    artifacts.write_figure(figure, folder, name)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, help="steps of a timed run (default: 20, on a GPU 500)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a measurement (default: %(default)s)")
+    parser.add_argument("--models", nargs="+", help="which models (default: those of params.yaml)")
     arguments = parser.parse_args()
     run = params.load("subset")
-    device = training.device_of(run)
-    steps = arguments.steps or (500 if device.type == "cuda" else 20)
-    frame = pd.DataFrame(row for name in run.models for row in measurements(name, steps, device))
-    folder = run.root / "reports" / "bench"
+    device = resolve_device(run)
+    axes = {axis: values for axis, values in AXES.items() if axis != "seeds" or device.type == "cpu"}
+    models, rows = arguments.models or run.models, []
+    for name in models:
+        for row in measurements(name, axes, arguments.seconds):
+            rows.append(row)
+            print(row, flush=True)
+    frame, folder = pd.DataFrame(rows), run.root / "reports" / "bench"
     files.save_text(folder / f"scaling-{device.type}.csv", frame.to_csv(index=False, float_format="%.2f"))
-    draw(frame, folder, f"scaling-{device.type}")
+    draw(frame, axes, folder, f"scaling-{device.type}")
 
 
 if __name__ == "__main__":

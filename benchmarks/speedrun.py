@@ -1,9 +1,10 @@
-"""Time to accuracy: what Q-MVAE reaches on the images of `subset` in runs of more and more steps, each a whole run with
-its own cooldown, and after some steps of the paper's own protocol (constant learning rate 1e-4).
+"""Time to accuracy of Q-MVAE on the images of `subset`: what it reaches in runs of more and more steps.
 
-Needs the images and judges: `make repro PRESET=subset DATA=...` first. CPU time of all threads is counted,
-not time on the clock, so that other work on the machine does not count; on a GPU it is the clock. Writes
-reports/bench/speedrun-<device>.csv after each run, goes on where it was stopped, and in the end the table as .md.
+Each run is a whole one with its own cooldown. Some steps of the paper's own protocol, with its constant learning rate
+1e-4, stand beside them. Needs images and classifiers: `make repro PRESET=subset DATA=...` first. The minutes are
+processor time of all threads, so that other work on the machine does not count; on a GPU they are wall time.
+
+Writes reports/bench/speedrun-<device>.csv after each run, continues where it was stopped, and writes the table as .md.
 """
 
 import argparse
@@ -13,39 +14,42 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from timing import markdown, save
 
-from qmvae import checkpoint, data, files, params, training
-from qmvae.evaluation import Examiner, cross_generation
-from qmvae.params import Params
+from qmvae.data.dataset import Dataset
+from qmvae.evaluate.cross_generation import cross_generation, sample_indices
+from qmvae.pipeline import artifacts, checkpoint, files, params
+from qmvae.pipeline.schema import Params, Training
+from qmvae.pipeline.training import resolve_device, train_seed
 
 RUNS = ["500x128", "1000x64", "2000x32", "1000x128", "2000x64", "4000x32", "2000x128", "4000x64"]
 COLUMNS = ["protocol", "steps", "batch", "learning rate", "minutes", "MNIST to SVHN", "SVHN to MNIST", "threads"]
 
 
-def measure(run: Params, protocol: str, settings: params.Training, examiner: Examiner) -> dict:
-    """Train with these settings and judge both directions; the minutes are of training alone."""
+def measure(run: Params, protocol: str, settings: Training, dataset: Dataset) -> dict:
+    """Train with these settings and return the row: minutes of training, accuracies in per cent in both directions."""
     run = run.model_copy(update={"training": run.training | {"qmvae": settings}})
-    dataset, device = examiner.dataset, examiner.dataset.train.pairs.device
+    device = dataset.train.pairs.device
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     with tempfile.TemporaryDirectory() as folder:
         began = clock()
-        training.train(run, "qmvae", {run.seeds[0]: Path(folder)}, dataset, protocol)
+        train_seed(run, "qmvae", run.seeds[0], dataset, Path(folder), fingerprint="")
         minutes = (clock() - began) / 60
-        model = checkpoint.load(folder, str(device))
-    names = list(dataset.shapes)
+        model = checkpoint.load_model(folder, device)
+    standard, strong = (artifacts.load_classifiers(run, dataset, kind, device) for kind in ("standard", "strong"))
+    seed, (first, second) = run.evaluation.seed, list(dataset.shapes)[:2]
+    conditions = sample_indices(len(dataset.test.pairs), run.evaluation.conditions, seed, device)
     scores = [
-        cross_generation(
-            model, examiner.judges[b], examiner.strong[b], dataset.test, a, b, examiner.conditions, run.evaluation.seed
-        ).accuracy
-        for a, b in (names[:2], names[1::-1])
+        100 * cross_generation(model, standard[b], strong[b], dataset, a, b, conditions, seed).accuracy
+        for a, b in ((first, second), (second, first))
     ]
     about = [protocol, settings.steps, settings.batch_size, settings.lr, minutes]
-    return dict(zip(COLUMNS, [*about, *(100 * score for score in scores), torch.get_num_threads()], strict=True))
+    return dict(zip(COLUMNS, [*about, *scores, torch.get_num_threads()], strict=True))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="subset", help="whose images and judges (default: %(default)s)")
+    parser.add_argument("--preset", default="subset", help="whose images and classifiers (default: %(default)s)")
     parser.add_argument(
         "--runs", nargs="+", default=RUNS, help="our runs, as <steps>x<batch size> (default: %(default)s)"
     )
@@ -53,8 +57,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, help="the learning rate of our runs; the preset's if not given")
     arguments = parser.parse_args()
     run = params.load(arguments.preset)
-    device = training.device_of(run)
-    examiner = Examiner(run, data.load(run, device))
+    device = resolve_device(run)
+    dataset = artifacts.load_dataset(run, device)
     usual = run.training["qmvae"]
     paper = usual.model_copy(update={"lr": 1e-4, "batch_size": 128, "cooldown": 0.0, "steps": arguments.paper_steps})
     plan = [("the paper's", paper)]
@@ -63,17 +67,16 @@ def main() -> None:
         plan.append(("this preset's", usual.model_copy(update=changes)))
     path = run.root / "reports" / "bench" / f"speedrun-{device.type}.csv"
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
-    if device.type == "cuda":  # whose libraries start with the first steps
-        measure(run, "warm-up", usual.model_copy(update={"steps": 20}), examiner)
+    # the libraries start with the first steps
+    measure(run, "warm-up", usual.model_copy(update={"steps": 20}), dataset)
     for protocol, settings in plan:
         key = [protocol, settings.steps, settings.batch_size, settings.lr]
         if key not in ([row[column] for column in COLUMNS[:4]] for row in rows):
-            rows.append(measure(run, protocol, settings, examiner))
+            rows.append(measure(run, protocol, settings, dataset))
             files.save_text(path, pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
             print(rows[-1], flush=True)
-    text = pd.DataFrame(rows).sort_values(["protocol", "minutes"]).to_markdown(index=False, floatfmt=".3g") + "\n"
-    print(text)
-    files.save_text(path.with_suffix(".md"), text)
+    table = pd.DataFrame(rows).sort_values(["protocol", "minutes"])
+    save(f"speedrun-{device.type}.md", markdown(table.map(lambda x: f"{x:.4g}" if isinstance(x, float) else x), False))
 
 
 if __name__ == "__main__":

@@ -1,34 +1,25 @@
-"""How long imports take, against `import torch` alone: each in a fresh process, taking turns; medians of the ratios."""
+"""The time of imports beside that of `import torch`: each in a fresh process, in turns; see `timing.compared`."""
 
-import statistics
 import subprocess
 import sys
-import time
 
-from qmvae import files
-from qmvae.params import find_root
+import pandas as pd
+from timing import compared, markdown, save, seconds
 
-WHAT = {"qmvae": "import qmvae", "a model": "import qmvae.models", "a figure": "import qmvae.figures"}
+IMPORTS = ["torch", "qmvae", "qmvae.model.qmvae", "qmvae.pipeline.training", "qmvae.evaluate.evaluator"]
+IMPORTS += ["qmvae.report.figures"]
 ROUNDS = 5
 
 
-def seconds(code: str) -> float:
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True)
-    return time.perf_counter() - start
+def import_seconds(module: str) -> float:
+    return seconds(lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True))
 
 
 def main() -> None:
-    seconds("import torch")  # so that its files are in memory
-    ratios: dict[str, list[float]] = {name: [] for name in WHAT}
-    for _ in range(ROUNDS):
-        torch = seconds("import torch")
-        for name, code in WHAT.items():
-            ratios[name].append(seconds(code) / torch)
-    lines = [f"| {name} (`{WHAT[name]}`) | {statistics.median(found):.2f} |" for name, found in ratios.items()]
-    text = "\n".join(["| | against `import torch` |", "|:--|--:|", *lines, ""])
-    print(text)
-    files.save_text(find_root() / "reports" / "bench" / "startup.md", text)
+    for module in IMPORTS:
+        import_seconds(module)  # so that the files are in memory
+    rounds = pd.DataFrame([{f"import {m}": import_seconds(m) for m in IMPORTS} for _ in range(ROUNDS)])
+    save("startup.md", f"Medians of {ROUNDS} rounds.\n\n{markdown(compared(rounds, 'import torch', 'seconds'))}")
 
 
 if __name__ == "__main__":

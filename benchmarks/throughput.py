@@ -1,10 +1,12 @@
-"""Pairs trained on a second: our four models in both precisions, MultiVae's MVAE in float32, which is what it has on a
-CPU, and the share of the machine's peak that each reaches; then what all seeds of the preset `paper` take.
+"""Pairs trained on a second: our models and MultiVae's, by the same clock, in the same rounds.
 
-`make bench` installs MultiVae (the library that one would take instead) beside the environment and runs this. All
-contenders take turns within one run, on one device, with the same networks, batches, random images and settings of the
-memory allocator (`data.keep_memory`, which speeds MultiVae up too); each time is the difference between a long and a
-short training run, so that neither start nor end counts. Only the ratios mean anything on another machine.
+`make bench` installs MultiVae, the library that one would use otherwise, beside the environment and runs this. In each
+round every contender trains for some seconds, one after the other, with all threads, the same encoders and decoders,
+batches, images and likelihoods. Ours train in float32 and bfloat16, MultiVae's in float32. The clock counts steps only:
+neither the start nor the end of a run. The loops are ours (`qmvae.train`) and MultiVae's (`BaseTrainer`).
+
+Every ratio in a table is the quotient of the two rates that the table prints, to two digits. The range beside it is
+that of the single rounds. Writes throughput-<device>.md, and the rates of each round as .csv.
 """
 
 import argparse
@@ -15,220 +17,242 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
+from timing import (
+    LEAST,
+    at_once,
+    compared,
+    describe,
+    images,
+    markdown,
+    number,
+    on,
+    save,
+    seconds,
+    step_seconds,
+    training,
+    warm,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
-from qmvae import checkpoint, data, evaluation, files, judges, params, tables, training
+from qmvae.data.dataset import Split
+from qmvae.evaluate.classifiers import CLASSIFIERS
+from qmvae.evaluate.cross_generation import cross_generation
+from qmvae.model.networks import Encoder
+from qmvae.pipeline import checkpoint, datasets, files, params
+from qmvae.pipeline.jobs import workers
+from qmvae.pipeline.schema import Params
+from qmvae.pipeline.training import resolve_device
+from qmvae.report.tables import MODELS
 
-SHORT = 10  # steps of the run that is subtracted; on a GPU the steps are recorded within it
 PRECISIONS = ("float32", "bfloat16")
-SEEDS = 5  # trained at once, or one after another on a CPU
-THEIRS = "MultiVae's MVAE"
-Training = Callable[[int], object]  # trains for so many steps
+BATCH, ROWS, CONDITIONS = 128, 10_000, 60_000
+K = 30  # Shi et al.'s number of samples
+PASSES = {"two passes": 1e-6, "one pass": 0.0}  # epsilon
+THEIRS = {"mvae": "MultiVae's MVAE", "mmvae": f"MultiVae's MMVAE, K = {K}"}
+Contender = Callable[[float], float]  # trains for so many seconds and returns the seconds a step
 
 
-def random_images(modalities: list[str], rows: int, device: torch.device) -> data.Dataset:
-    """A data set of noise, for speed alone: `rows` images of each modality, and as many pairs."""
-    data.keep_memory()  # as data.load does
-    generator = torch.Generator().manual_seed(0)
-    shapes = {m: (1, 28, 28) if m.startswith("mnist") else (3, 32, 32) for m in modalities}
-    images = {
-        m: torch.randint(256, (rows, *shape), generator=generator, dtype=torch.uint8) for m, shape in shapes.items()
-    }
-    labels = (torch.arange(rows) % 10).to(device)
-    pairs = torch.arange(rows, dtype=torch.int32, device=device)[:, None].repeat(1, len(modalities))
-    split = data.Split({m: x.to(device) for m, x in images.items()}, dict.fromkeys(modalities, labels), pairs)
-    return data.Dataset(split, split, titles={m: m for m in modalities})
+def ours(run: Params, name: str, split: Split, precision: str, config: dict | None = None) -> Contender:
+    """Return our training; it goes on where the last round stopped."""
+    steps = warm(training(run, name, split, config, precision=precision, batch_size=BATCH))
+    return partial(step_seconds, steps)
 
 
-def trainer(
-    run: params.Params, name: str, dataset: data.Dataset, batch_size: int, seeds: int = 1, **settings
-) -> Training:
-    """Our training loop as it is, checkpoints left out. settings: of `training`, in place of the preset's."""
+def multivae(run: Params, name: str, split: Split, folder: Path) -> Contender:
+    """Return MultiVae's training of its MVAE or MMVAE; it goes on where the last round stopped.
 
-    def train(steps: int) -> None:
-        changes = {"steps": steps, "batch_size": batch_size, "checkpoint_every": 10**9} | settings
-        run.training[name] = run.training[name].model_copy(update=changes)
-        with tempfile.TemporaryDirectory() as folder:
-            training.train(run, name, {seed: Path(folder) / str(seed) for seed in range(seeds)}, dataset, "")
-
-    return train
-
-
-def multivae(run: params.Params, dataset: data.Dataset, batch_size: int) -> Training:
-    """MultiVae's own trainer on its MVAE, with our encoders and decoders, likelihoods and float images in memory."""
+    MultiVae has our encoders and decoders, likelihoods and weights. Its images are floats in memory.
+    """
+    from multivae import models
     from multivae.data.datasets import MultimodalBaseDataset
-    from multivae.models import MVAE, MVAEConfig
     from multivae.models.nn.base_architectures import BaseDecoder, BaseEncoder
     from multivae.trainers import BaseTrainer, BaseTrainerConfig
+    from multivae.trainers.base.callbacks import TrainingCallback
     from pythae.models.base.base_utils import ModelOutput
 
     logging.disable(logging.INFO)
-    config = run.mvae
-    floats = {m: x.cpu().float() / 255 for m, x in dataset.train.images.items()}  # its trainer takes them to a GPU
-    shapes, nets = dataset.shapes, {m: modality.net for m, modality in run.modalities.items()}
+    section, kind = getattr(run, name), name.upper()
+    shapes = {m: tuple(x.shape[1:]) for m, x in split.images.items()}
 
-    class Encoder(BaseEncoder):
-        def __init__(self, net):
+    class TheirEncoder(BaseEncoder):
+        def __init__(self, network):
             super().__init__()
-            self.net, self.latent_dim = net, config.shared
+            self.network, self.latent_dim = network, section.shared
 
         def forward(self, x):
-            q = self.net(x)
-            return ModelOutput(embedding=q.mean, log_covariance=q.logvar)
+            first, second = Encoder.forward(self.network, x)  # of the mean and of the scale, as its models take them
+            return ModelOutput(embedding=first, log_covariance=second)
 
-    class Decoder(BaseDecoder):
-        def __init__(self, net):
+    class TheirDecoder(BaseDecoder):
+        def __init__(self, network):
             super().__init__()
-            self.net, self.latent_dim = net, config.shared
+            self.network, self.latent_dim = network, section.shared
 
         def forward(self, z):
-            return ModelOutput(reconstruction=self.net(z))
+            return ModelOutput(reconstruction=self.network(z))
 
-    def train(steps: int) -> None:
-        torch.backends.cudnn.deterministic = False  # which our training asks for
-        model = checkpoint.build("mvae", config, shapes, nets)
-        description = MVAEConfig(
-            n_modalities=len(shapes),
-            latent_dim=config.shared,
-            input_dims=shapes,
-            warmup=1,
-            decoders_dist={m: likelihood.family for m, likelihood in config.likelihood.items()},
-            decoder_dist_params={m: {"scale": likelihood.scale} for m, likelihood in config.likelihood.items()},
-            uses_likelihood_rescaling=True,
-            rescale_factors={m: likelihood.weight for m, likelihood in config.likelihood.items()},
-        )
-        theirs = MVAE(
-            description,
-            encoders={m: Encoder(net) for m, net in model.shared_encoders.items()},
-            decoders={m: Decoder(net) for m, net in model.decoders.items()},
-        )
-        rows = MultimodalBaseDataset({m: x[: steps * batch_size] for m, x in floats.items()})
-        with tempfile.TemporaryDirectory() as folder, quiet():
-            settings = BaseTrainerConfig(
-                output_dir=folder, per_device_train_batch_size=batch_size, num_epochs=1, learning_rate=1e-3
-            )
-            BaseTrainer(theirs, rows, training_config=settings).train()
+    class Enough(Exception):
+        """The seconds of this round are over."""
 
+    class Clock(TrainingCallback):
+        duration = start = 0.0
+        count = -1  # the first step is not timed
+
+        def on_train_step_end(self, *_, **__):
+            self.count += 1
+            self.now = time.perf_counter()  # MultiVae has read the loss, so that a GPU has finished the step
+            if self.count == 0:
+                self.start = self.now
+            elif self.count >= LEAST and self.now - self.start >= self.duration:
+                raise Enough
+
+    model = checkpoint.build_model(name, section, shapes, run.networks)
+    description = getattr(models, f"{kind}Config")(
+        n_modalities=len(shapes),
+        latent_dim=section.shared,
+        input_dims=shapes,
+        decoders_dist={m: likelihood.family for m, likelihood in section.likelihood.items()},
+        decoder_dist_params={m: {"scale": likelihood.scale} for m, likelihood in section.likelihood.items()},
+        uses_likelihood_rescaling=True,
+        rescale_factors={m: likelihood.weight for m, likelihood in section.likelihood.items()},
+        **({"warmup": 1} if name == "mvae" else {"K": K}),
+    )
+    theirs = getattr(models, kind)(
+        description,
+        encoders={m: TheirEncoder(network) for m, network in model.shared_encoders.items()},
+        decoders={m: TheirDecoder(network) for m, network in model.decoders.items()},
+    )
+    rows = MultimodalBaseDataset({m: x.cpu().float() / 255 for m, x in split.images.items()})  # it moves them to a GPU
+    settings = BaseTrainerConfig(output_dir=str(folder), per_device_train_batch_size=BATCH, learning_rate=1e-3)
+    clock = Clock()
+    with quiet():
+        trainer = BaseTrainer(theirs, rows, training_config=settings, callbacks=[clock])
+
+    def train(duration: float) -> float:
+        torch.backends.cudnn.deterministic = False  # our training sets it
+        clock.duration, clock.count = duration, -1
+        with quiet(), contextlib.suppress(Enough):
+            while True:
+                trainer.train_step(1)  # an epoch
+        return (clock.now - clock.start) / clock.count
+
+    train(0.0)
     return train
 
 
 @contextlib.contextmanager
 def quiet():
+    """Suppress what a library prints."""
     with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
         yield
 
 
-def seconds(task: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    task()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def training_seconds(train: Training, steps: int, device: torch.device) -> float:
-    """What `steps` steps take: a long run less a short one, so that neither start nor end counts."""
-    return seconds(lambda: train(SHORT + steps), device) - seconds(lambda: train(SHORT), device)
-
-
-def describe(device: torch.device) -> str:
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return f"{name}, torch {torch.__version__}"
-
-
 def peak(device: torch.device, precision: str) -> float:
-    """What a matrix product reaches in this precision, in GFLOP/s: the best of ten."""
+    """Return the speed of a matrix product in this precision, in GFLOP/s: the best of ten."""
     size = 8192 if device.type == "cuda" else 2048
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32  # as convolutions in float32 have it
     a, b = torch.randn(2, size, size, device=device).to(getattr(torch, precision))
-    return 2 * size**3 / min(seconds(lambda: a @ b, device) for _ in range(10)) / 1e9
+    return 2 * size**3 / min(seconds(lambda: a @ b) for _ in range(10)) / 1e9
 
 
-def flops(model, dataset: data.Dataset, batch_size: int) -> float:
-    """Floating-point operations of a step, forward and backward, for each pair: matrix products and convolutions."""
+def mflops(model, split: Split) -> float:
+    """Return the MFLOP of a pair's forward and backward pass: matrix products and convolutions."""
     with FlopCounterMode(display=False) as counter:
-        rows = torch.arange(batch_size, device=dataset.train.pairs.device)
-        model.loss(*dataset.train.batch(rows), progress=1.0)["loss"].backward()
-    return counter.get_total_flops() / batch_size
+        model.loss(*split.batch(torch.arange(BATCH, device=split.pairs.device)), progress=1.0)["loss"].backward()
+    return number(counter.get_total_flops() / BATCH / 1e6)
 
 
-def protocol(steps: int, device: torch.device) -> str:
-    """What the preset `paper` takes, from some steps of all its seeds of each model: a table and a sentence."""
+def protocol(duration: float, device: torch.device) -> str:
+    """Return how long all seeds of the preset `paper` take, from some seconds of each model: a table and a sentence.
+
+    On a CPU as many seeds at once as `qmvae.pipeline.jobs` runs, one thread each; on a GPU one after another.
+    """
     run = params.load("paper")
-    size, count = run.training["qmvae"].batch_size, len(run.seeds)
-    dataset = random_images(list(run.modalities), (SHORT + steps) * size, device)
+    jobs = min(workers(), len(run.seeds)) if device.type == "cpu" else 1
     rows = {}
-    for name in run.models:
-        whole = run.training[name].steps
-        step = training_seconds(trainer(run, name, dataset, size, count), steps, device) / steps
-        rows[tables.MODELS[name]] = {"ms for a step of all": 1000 * step, "hours for all steps": whole * step / 3600}
+    with tempfile.TemporaryDirectory() as folder:
+        datasets.save_dataset(images(list(run.modalities), ROWS), Path(folder))
+        for name in run.models:
+            task = run, name, Path(folder), run.training[name].batch_size
+            step = at_once(jobs, *task, torch.get_num_threads() if jobs == 1 else 1, duration)
+            whole = run.training[name].steps * len(run.seeds) * step / jobs
+            rows[MODELS[name]] = {"ms a step": number(1000 * step), "hours, all seeds": number(whole / 3600)}
     table = pd.DataFrame(rows).T
     return (
-        f"The preset `paper`, {count} seeds of {whole:,} steps, from {steps} steps of each:\n\n"
-        f"{table.to_markdown(floatfmt=('', '.3g', '.3g'))}\n\n"
-        f"All four: {table.iloc[:, 1].sum():.3g} hours.\n"
+        f"The preset `paper` has {len(run.seeds)} seeds of {run.training['qmvae'].steps:,} steps. {jobs} train at "
+        f"once. From {duration:g} seconds of each model:\n\n{markdown(table.map('{:.10g}'.format))}\n"
+        f"All models: {table.iloc[:, 1].sum():.3g} hours.\n"
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, help="steps of a timed run (default: 30, on a GPU 2,000)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a contender in a round (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     run = params.load("subset")
-    device, batch_size = training.device_of(run), 128
-    steps = arguments.steps or (2000 if device.type == "cuda" else 30)
-    dataset = random_images(list(run.modalities), (SHORT + steps) * batch_size, device)
-    nets = {m: modality.net for m, modality in run.modalities.items()}
-    where = {"device": device, "memory_format": torch.channels_last}  # as an evaluation has its networks
-    models = {m: checkpoint.build(m, getattr(run, m), dataset.shapes, nets).to(**where) for m in run.models}
+    device = resolve_device(run)
+    dataset = images(list(run.modalities), ROWS)
+    split = on(dataset.train, device)
+
+    configs = {MODELS[name]: (name, {}) for name in run.models if name != "mmvae"}
+    configs["MMVAE, K = 1"] = ("mmvae", {"samples": 1})
+    several = {f"MMVAE, K = {K}, {title}": ("mmvae", {"samples": K, "epsilon": e}) for title, e in PASSES.items()}
+    entries = {f"{title}, {p}": (*entry, p) for title, entry in (configs | several).items() for p in PRECISIONS}
+    channels_last = {"device": device, "memory_format": torch.channels_last}
+    qmvae = checkpoint.build_model("qmvae", run.qmvae, dataset.shapes, run.networks).to(**channels_last).eval()
     source, target = run.modalities
-    panel = [kind(dataset.shapes[target]).to(**where).eval() for kind in judges.KINDS.values()]
-    test = random_images(list(run.modalities), 10_000, device).test
-    rows = torch.arange(10_000, device=device).repeat(6)  # as many conditions as subset has
+    classifiers = [kind(dataset.shapes[target]).to(**channels_last).eval() for kind in CLASSIFIERS.values()]
+    test = type(dataset)(split, split, dataset.titles)
+    conditions = torch.arange(CONDITIONS, device=device) % ROWS  # as many as subset has
 
-    def judged() -> None:
-        evaluation.cross_generation(models["qmvae"].eval(), *panel, test, source, target, rows, 0)
+    def evaluate() -> None:
+        cross_generation(qmvae, *classifiers, test, source, target, conditions, 0)
 
-    entries = {f"{tables.MODELS[name]}, {p}": (name, p) for name in run.models for p in PRECISIONS}
-    contenders = {title: trainer(run, name, dataset, batch_size, precision=p) for title, (name, p) in entries.items()}
-    contenders[THEIRS] = multivae(run, dataset, batch_size)
-    together = trainer(run, "qmvae", dataset, batch_size, seeds=SEEDS)
-    found = []  # a row a round
-    for _ in range(arguments.rounds):
-        row = {p: peak(device, p) for p in PRECISIONS} | {"judged": len(rows) / seconds(judged, device)}
-        for title, train in contenders.items():
-            row[title] = steps * batch_size / training_seconds(train, steps, device)
-        row["together"] = steps * batch_size / training_seconds(together, steps, device)
-        found.append(row)
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = {title: ours(run, name, split, p, config) for title, (name, config, p) in entries.items()}
+        contenders |= {title: multivae(run, name, split, Path(folder)) for name, title in THEIRS.items()}
+        found = []
+        for i in range(arguments.rounds):
+            row = {p: peak(device, p) for p in PRECISIONS} | {"evaluation": CONDITIONS / seconds(evaluate)}
+            row |= {title: BATCH / train(arguments.seconds) for title, train in contenders.items()}
+            found.append(row)
+            print(f"round {i + 1} of {arguments.rounds}: {row}", flush=True)
     rounds = pd.DataFrame(found)
-    rate = rounds.median()
 
-    table = pd.DataFrame({"pairs/s": rate[list(contenders)].round().astype(int)})
-    work = pd.Series({title: flops(models[name], dataset, batch_size) for title, (name, _) in entries.items()})
-    peaks = pd.Series({title: rounds[p].max() for title, (_, p) in entries.items()})
-    table["MFLOP a pair"] = (work / 1e6).round(1)
-    table["of the peak"] = (work * rate / peaks / 1e9).map("{:.0%}".format, na_action="ignore")
-    ratios = rounds[list(contenders)].div(rounds[THEIRS], axis=0).median()
-    table[f"against {THEIRS}"] = ratios.map("{:.2f} x".format)
-    reached = " and ".join(f"{rounds[p].max():,.0f} GFLOP/s in {p}" for p in PRECISIONS)
-    alone = f"{tables.MODELS['qmvae']}, {run.training['qmvae'].precision}"
-    fastest = max(entries, key=lambda title: rate[title] if entries[title][0] == "qmvae" else 0.0)
-    text = (
-        f"{describe(device)}, batches of {batch_size}; a matrix product reaches {reached}; medians of {len(rounds)} "
-        f"rounds.\n\n{table.fillna('').to_markdown()}\n\n"
-        f"Q-MVAE's cross-generation, generated and read by both judges: {rate.judged:,.0f} conditions/s, "
-        f"{(rounds.judged / rounds[fastest]).median():.1f} times the pairs/s of its training ({entries[fastest][1]}). "
-        f"{SEEDS} seeds of it take {(rounds[alone] / rounds.together).median():.2f} times as long as one.\n\n"
-        f"{protocol(steps, device)}"
+    peaks = {p: number(rounds[p].max()) for p in PRECISIONS}
+    tables = {}
+    for name, theirs in THEIRS.items():
+        titles = [title for title in entries if (f"K = {K}" in title) == (name == "mmvae")]
+        tables[name] = compared(rounds[[*titles, theirs]], theirs, "pairs/s")
+    rate = rounds.median().map(number)
+    for title in tables["mvae"].index.intersection(list(entries)):
+        name, config, p = entries[title]
+        model = checkpoint.build_model(name, getattr(run, name).model_copy(update=config), dataset.shapes, run.networks)
+        work = mflops(model.to(**channels_last), split)
+        tables["mvae"].loc[title, "MFLOP a pair"] = f"{work:g}"
+        tables["mvae"].loc[title, "of the peak"] = f"{work * rate[title] / peaks[p] / 1000:.0%}"
+    passes = [f"MMVAE, K = {K}, {title}, float32" for title in PASSES]
+    alone = f"{MODELS['qmvae']}, {run.training['qmvae'].precision}"
+    reached = " and ".join(f"{value:,g} GFLOP/s in {p}" for p, value in peaks.items())
+    save(
+        f"throughput-{device.type}.md",
+        f"{describe(device)}; batches of {BATCH}; medians of {len(rounds)} rounds of {arguments.seconds:g} seconds for "
+        f"each row; a matrix product reaches {reached}.\n\n{markdown(tables['mvae'].fillna(''))}\n"
+        f"{markdown(tables['mmvae'])}\nMMVAE with K = {K} in float32 trains {rate[passes[0]] / rate[passes[1]]:.2f} "
+        f"times as many pairs a second in two passes as in one. "
+        f"Q-MVAE's cross-generation with both classifiers: {rate.evaluation:,g} conditions/s, "
+        f"{rate.evaluation / rate[alone]:.1f} times the pairs/s of its training in {run.training['qmvae'].precision}."
+        f"\n\n{protocol(arguments.seconds, device)}",
     )
-    print(text)
-    files.save_text(run.root / "reports" / "bench" / f"throughput-{device.type}.md", text)
+    csv = rounds.rename_axis("round").to_csv(float_format="%.6g")
+    files.save_text(run.root / "reports" / "bench" / f"throughput-{device.type}.csv", csv)
 
 
 if __name__ == "__main__":
