@@ -13,13 +13,13 @@ import torch
 
 from qmvae.data import builtin
 from qmvae.data.dataset import Dataset, Split, pair_by_class
-from qmvae.evaluate.classifiers import CHUNK, CLASSIFIERS, accuracy, fit
+from qmvae.evaluate.classifiers import CHUNK, CLASSIFIERS
 from qmvae.evaluate.cross_generation import STRONG, sample_indices, share
 from qmvae.evaluate.linear_probe import linear_probe
 from qmvae.model.base import MultimodalVAE
 from qmvae.pipeline import artifacts, datasets, files, params, training
 from qmvae.pipeline.schema import Modality
-from qmvae.pipeline.stages import train
+from qmvae.pipeline.stages import classifiers, train
 from qmvae.pipeline.stages.evaluate import percentages
 
 THIRD = "handwriting"
@@ -65,25 +65,12 @@ def with_handwriting(dataset: Dataset, wide: params.Params) -> Dataset:
 
 
 def train_classifiers(run: params.Params, wide: params.Params, dataset: Dataset) -> None:
-    """Copy the classifiers of the run, and train the third modality's two in the same way."""
-    folder, settings = wide.artifacts / "classifiers", run.classifiers
+    """Copy the classifiers of the run, and train those of the third modality as the stage trains them."""
+    folder = wide.artifacts / "classifiers"
     shutil.copytree(run.artifacts / "classifiers", folder, dirs_exist_ok=True)
     accuracies = artifacts.classifier_accuracy(wide)
-    images = dataset.train.images[THIRD]
-    labels, truth = (torch.searchsorted(dataset.classes, s.labels[THIRD]) for s in (dataset.train, dataset.test))
-    plan = {
-        "standard": (settings.epochs * len(images) // settings.batch_size, 0.0),
-        "strong": (settings.strong_steps, 1.0),
-    }
-    for kind, (steps, cooldown) in plan.items():
-        torch.manual_seed(settings.seed)
-        network = CLASSIFIERS[kind](dataset.shapes[THIRD], len(dataset.classes)).to(images.device)
-        fit(
-            network, images, labels, steps=steps, batch_size=settings.batch_size, lr=settings.lr, seed=settings.seed,
-            title=f"{kind} classifier of {dataset.titles[THIRD]}", cooldown=cooldown,
-        )  # fmt: skip
-        accuracies[kind][THIRD] = accuracy(network, dataset.test.images[THIRD], truth)
-        files.save_tensors(folder / f"{THIRD}-{kind}.safetensors", network.state_dict())
+    for kind, value in classifiers.train_networks(wide, dataset, THIRD).items():
+        accuracies[kind][THIRD] = value
     files.save_json(folder / "accuracy.json", accuracies)
 
 
@@ -95,9 +82,7 @@ def cross_generation(model: MultimodalVAE, dataset: Dataset, wide: params.Params
     """
     settings, device = wide.evaluation, dataset.test.pairs.device
     indices = sample_indices(len(dataset.test.pairs), settings.conditions, settings.seed, device)
-    classifiers: list[dict[str, Any]] = [
-        artifacts.load_classifiers(wide, dataset, kind, device) for kind in CLASSIFIERS
-    ]
+    networks: list[dict[str, Any]] = [artifacts.load_classifiers(wide, dataset, kind, device) for kind in CLASSIFIERS]
     strides = 1, math.ceil(len(indices) / STRONG)
     correct: dict[str, tuple[list, list]] = {}
     for i, chunk in enumerate(indices.split(CHUNK)):
@@ -108,8 +93,8 @@ def cross_generation(model: MultimodalVAE, dataset: Dataset, wide: params.Params
             for given in (names for size in range(1, len(images)) for names in combinations(others, size)):
                 generated = model.cross_generate({m: images[m] for m in given}, target, settings.seed * 1_000_003 + i)
                 found = correct.setdefault(f"{'+'.join(given)}_to_{target}", ([], []))
-                for chunks, networks, stride in zip(found, classifiers, strides, strict=True):
-                    chunks.append(networks[target].predict(generated[::stride]) == truth[::stride])
+                for chunks, of_kind, stride in zip(found, networks, strides, strict=True):
+                    chunks.append(of_kind[target].predict(generated[::stride]) == truth[::stride])
     return {part: {k: share(v[i]) for k, v in correct.items()} for i, part in enumerate(("cross", "cross_strong"))}
 
 

@@ -35,7 +35,6 @@ def parser() -> argparse.ArgumentParser:
     for name in ("train", "evaluate"):
         command[name].add_argument("model", nargs="?", help="one model; all models of params.yaml if none is given")
     command["train"].add_argument("--seed", type=int, help="this seed only, in this process")
-    command["evaluate"].add_argument("--job", action="store_true", help=argparse.SUPPRESS)
     command["classifiers"].add_argument("modality", nargs="?", help="one modality; all of them if none is given")
     command["notebook"].add_argument("name", help="its name without .ipynb")
     for name in ("repro", "plan"):
@@ -64,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int | None:
     models = [model] if model else settings.models
     values = {
         "train": lambda: (models, arguments.seed),
-        "evaluate": lambda: (models, arguments.job),
+        "evaluate": lambda: (models,),
         "classifiers": lambda: (arguments.modality,),
         "notebook": lambda: (arguments.name,),
     }.get(name, tuple)()

@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 
+from qmvae.data.dataset import Dataset
 from qmvae.evaluate.classifiers import CLASSIFIERS, accuracy, fit
 from qmvae.model.networks import NETWORKS
-from qmvae.pipeline import datasets, files
+from qmvae.pipeline import artifacts, files
 from qmvae.pipeline.jobs import FreeThreads, side_by_side
 from qmvae.pipeline.schema import Params
 from qmvae.pipeline.training import TrainingError, resolve_device
@@ -36,7 +37,13 @@ def run(params: Params, modality: str | None = None) -> None:
 def train(params: Params, name: str) -> None:
     """Train and write the networks of one modality, and their accuracies as <modality>.json."""
     FreeThreads("float32")
-    dataset = datasets.load_dataset(params.artifacts / "data", params.modalities, resolve_device(params))
+    dataset = artifacts.load_dataset(params, resolve_device(params))
+    accuracies = train_networks(params, dataset, name)
+    files.save_json(params.artifacts / "classifiers" / f"{name}.json", accuracies)
+
+
+def train_networks(params: Params, dataset: Dataset, name: str) -> dict[str, float]:
+    """Train the networks of one modality, write the weights of the classifiers, and return all accuracies by kind."""
     settings, folder, shape = params.classifiers, params.artifacts / "classifiers", dataset.shapes[name]
     images, count = dataset.train.images[name], len(dataset.classes)
     if len(images) < settings.batch_size:
@@ -59,4 +66,4 @@ def train(params: Params, name: str) -> None:
         if kind in CLASSIFIERS:
             files.save_tensors(folder / f"{name}-{kind}.safetensors", network.state_dict())
         print(f"{title}: {accuracies[kind]:.1%} of the test images", flush=True)
-    files.save_json(folder / f"{name}.json", accuracies)
+    return accuracies

@@ -11,8 +11,8 @@ from qmvae.pipeline.schema import Params
 from qmvae.pipeline.training import PACKAGE, resolve_device
 
 
-def run(params: Params, models: list[str], job: bool = False) -> None:
-    """Evaluate every seed of the models, side by side on a CPU; `job`: the one model in this process.
+def run(params: Params, models: list[str]) -> None:
+    """Evaluate every seed of the models, several models side by side on a CPU, one model in this process.
 
     Numbers of the same models, images, classifiers, settings and code are kept. Raises FileError or JobError.
     """
@@ -21,13 +21,12 @@ def run(params: Params, models: list[str], job: bool = False) -> None:
     paths = {name: folder / f"{name}.json" for name in models}
     waiting = [name for name in models if not is_current(paths[name], digests[name])]
     if len(waiting) > 1 and resolve_device(params).type == "cpu":
-        side_by_side([["evaluate", name, "--job"] for name in waiting])
+        side_by_side([["evaluate", name] for name in waiting])
     else:
         for name in waiting:
             files.save_json(paths[name], {"fingerprint": digests[name], "result": evaluate(params, name)})
-    if not job:
-        for name in models:
-            files.save_json(params.artifacts / "evaluation" / f"{name}.json", files.load_json(paths[name])["result"])
+    for name in models:
+        files.save_json(params.artifacts / "evaluation" / f"{name}.json", files.load_json(paths[name])["result"])
 
 
 def is_current(path: Path, digest: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from qmvae.evaluate.classifiers import chance_levels
-from qmvae.pipeline import datasets, files
+from qmvae.pipeline import artifacts, files
 from qmvae.pipeline.schema import Params
 from qmvae.pipeline.training import resolve_device
 
@@ -15,14 +15,14 @@ DIGITS = 6  # significant ones, so that the last bit of another processor leaves
 
 def run(params: Params) -> None:
     """Write metrics.json, which has every number, and scores.json: the means of Tables 1 and 2 in per cent."""
-    dataset = datasets.load_dataset(params.artifacts / "data", params.modalities)
+    dataset = artifacts.load_dataset(params)
     models: dict[str, dict] = {}
     for name in params.models:
         result = files.load_json(params.artifacts / "evaluation" / f"{name}.json")
         numbers = result.pop("numbers")
         models[name] = result | {part: {k: summary(v) for k, v in found.items()} for part, found in numbers.items()}
     device = resolve_device(params)
-    accuracy = files.load_json(params.artifacts / "classifiers" / "accuracy.json")
+    accuracy = artifacts.classifier_accuracy(params)
     metrics = {
         "preset": params.preset,
         "modalities": list(dataset.titles),
