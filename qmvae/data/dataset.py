@@ -108,6 +108,30 @@ def build(found: Found, titles: Mapping[str, str], multiplier: int, seed: int, r
     return Dataset(train, test, {name: titles[name] for name in found})
 
 
+def hold_out(dataset: Dataset, part: float, multiplier: int, seed: int, redraw: bool) -> Dataset:
+    """Return a data set of the training images only: of each class and modality, a random part is its test split.
+
+    The test images of `dataset` are not in it, so settings can be chosen without them.
+
+    part: the fraction of images that is held out, at least one image of each class and modality.
+    multiplier, redraw: as in `pair_by_class`, for both splits. seed: of the choice of images and of the pairs.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    kept, held = {}, {}
+    for name, labels in dataset.train.labels.items():
+        shuffled = torch.randperm(len(labels), generator=generator)
+        members = [shuffled[labels.cpu()[shuffled] == label] for label in labels.unique().cpu()]
+        counts = [max(1, round(part * len(rows))) for rows in members]
+        held[name] = torch.cat([rows[:n] for rows, n in zip(members, counts, strict=True)]).sort().values
+        kept[name] = torch.cat([rows[n:] for rows, n in zip(members, counts, strict=True)]).sort().values
+    splits = []
+    for rows in (kept, held):
+        images = {name: dataset.train.images[name][chosen] for name, chosen in rows.items()}
+        labels = {name: dataset.train.labels[name][chosen] for name, chosen in rows.items()}
+        splits.append(Split(images, labels, pair_by_class(labels, multiplier, generator, redraw)))
+    return Dataset(*splits, titles=dataset.titles)
+
+
 def _channels_first(images: np.ndarray) -> Tensor:
     """Return images (N, H, W) or (N, H, W, C) as a tensor (N, C, H, W) of the same dtype."""
     images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)

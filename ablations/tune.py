@@ -1,0 +1,141 @@
+"""Train models on a part of the training images, and evaluate them on the rest: the rows of tuning.csv.
+
+`python ablations/tune.py [NAME ...]` runs the named entries of ablations/tuning.yaml, or all, and skips those that have
+a row or that another process has begun. So two terminals share the work.
+"""
+
+import argparse
+import csv
+import fcntl
+import io
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from qmvae.data.dataset import Dataset, hold_out
+from qmvae.evaluate.evaluator import Evaluator
+from qmvae.pipeline import artifacts, checkpoint, files, params, training
+from qmvae.pipeline.schema import Count, Fraction, ModelName, Name, Section, Seed
+
+LEFT_OUT = "calibration", "coherence"  # parts of Evaluator.evaluate that tuning.csv does not keep
+
+
+class Validation(Section):
+    part: Fraction
+    seed: Seed
+    conditions: Count
+    probe_pairs: Count
+
+
+class Entry(Section):
+    model: ModelName
+    steps: Count
+    seed: Seed
+    changes: dict[str, Any]  # of `training` or of the model's section
+
+
+class Tuning(Section):
+    validation: Validation
+    runs: dict[Name, Entry]
+
+
+def load(root: Path) -> Tuning:
+    """Return the entries of ablations/tuning.yaml. Raises ParamsError."""
+    path = root / "ablations" / "tuning.yaml"
+    try:
+        return Tuning.model_validate(params.parse(path, typ="safe", pure=True)[1])
+    except ValidationError as error:
+        raise params.ParamsError(f"{path} cannot be used: {error}") from None
+
+
+def with_entry(run: params.Params, name: str, entry: Entry) -> params.Params:
+    """Return the run with the settings of one entry. Raises ValueError, which names the key, on unknown settings."""
+    section, settings = getattr(run, entry.model), run.training[entry.model]
+    own = {key: value for key, value in entry.changes.items() if key in type(section).model_fields}
+    shared = {key: value for key, value in entry.changes.items() if key not in own}
+    where = f"ablations/tuning.yaml: runs.{name}.changes"
+    settings = settings.changed(where, shared | {"steps": entry.steps, "seeds": [entry.seed]})
+    changed = {entry.model: section.changed(where, own), "training": run.training | {entry.model: settings}}
+    return run.model_copy(update=changed)
+
+
+def tune(run: params.Params, tuning: Tuning, name: str, dataset: Dataset) -> dict[str, Any]:
+    """Train one entry from its last checkpoint on, evaluate it, and return its row. Raises TrainingError, FileError."""
+    entry, chosen = tuning.runs[name], tuning.validation
+    device, folder = dataset.train.pairs.device, run.artifacts / "progress" / "tuning" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    run = with_entry(run, name, entry)
+    digest = f"{training.fingerprint(run, entry.model)} {chosen.model_dump_json()}"
+    training.train_seed(run, entry.model, entry.seed, dataset, folder, digest)
+    standard, strong = (artifacts.load_classifiers(run, dataset, kind, device) for kind in ("standard", "strong"))
+    evaluator = Evaluator(dataset, standard, strong, chosen.conditions, chosen.probe_pairs, chosen.seed)
+    found = evaluator.evaluate(checkpoint.load_model(folder, device))
+    row = {"name": name} | entry.model_dump() | {"changes": json.dumps(entry.changes), "commit": commit()}
+    for part in (part for part in found if part not in LEFT_OUT):
+        row |= {f"{part}.{key}": f"{value:.4g}" for key, value in found[part].items()}
+    return row
+
+
+def commit() -> str:
+    """Return the short hash of the current commit, or an empty text without git."""
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return found.stdout.strip()
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of tuning.csv; none without the file."""
+    return list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
+
+
+def add_row(path: Path, row: dict[str, Any]) -> None:
+    """Append a row to tuning.csv, which gains the columns that it lacks. Other processes wait meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.parent / ".tuning.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rows: list[dict[str, Any]] = [*read_rows(path), row]
+        text = io.StringIO()
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        files.save_text(path, text.getvalue())
+
+
+def run_all(run: params.Params, names: list[str]) -> None:
+    """Run the entries in order, and add a row for each. Raises ParamsError, TrainingError and FileError."""
+    tuning, path = load(run.root), run.reports / "tuning.csv"
+    for name in names:
+        if name not in tuning.runs:
+            raise params.ParamsError(f"tuning.yaml: no run {name!r}; expected one of {', '.join(tuning.runs)}")
+    whole, chosen = artifacts.load_dataset(run, training.resolve_device(run)), tuning.validation
+    dataset = hold_out(whole, chosen.part, run.pairs.multiplier, chosen.seed, run.pairs.redraw)
+    locks = run.artifacts / "progress" / "tuning"
+    locks.mkdir(parents=True, exist_ok=True)
+    for name in names or tuning.runs:
+        with open(locks / f"{name}.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            if any(row["name"] == name for row in read_rows(path)):
+                continue
+            row = tune(run, tuning, name, dataset)
+            add_row(path, row)
+            told = [f"{key} {value}" for key, value in row.items() if key.startswith(("cross_strong", "style"))]
+            print(f"{name}: {', '.join(told)}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="entries of ablations/tuning.yaml; all, if none is given")
+    try:
+        run_all(params.load(), parser.parse_args().names)
+    except (params.ParamsError, training.TrainingError, files.FileError, ValueError) as error:
+        raise SystemExit(f"tuning: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
