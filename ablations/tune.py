@@ -67,13 +67,13 @@ def tune(run: params.Params, tuning: Tuning, name: str, dataset: Dataset) -> dic
     entry, chosen = tuning.runs[name], tuning.validation
     device, folder = dataset.train.pairs.device, run.artifacts / "progress" / "tuning" / name
     folder.mkdir(parents=True, exist_ok=True)
-    run = with_entry(run, name, entry)
+    run, row = with_entry(run, name, entry), {"name": name} | entry.model_dump() | {"commit": commit()}
+    row["changes"] = json.dumps(entry.changes)
     digest = f"{training.fingerprint(run, entry.model)} {chosen.model_dump_json()}"
     training.train_seed(run, entry.model, entry.seed, dataset, folder, digest)
     standard, strong = (artifacts.load_classifiers(run, dataset, kind, device) for kind in ("standard", "strong"))
     evaluator = Evaluator(dataset, standard, strong, chosen.conditions, chosen.probe_pairs, chosen.seed)
     found = evaluator.evaluate(checkpoint.load_model(folder, device))
-    row = {"name": name} | entry.model_dump() | {"changes": json.dumps(entry.changes), "commit": commit()}
     for part in (part for part in found if part not in LEFT_OUT):
         row |= {f"{part}.{key}": f"{value:.4g}" for key, value in found[part].items()}
     return row
