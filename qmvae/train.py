@@ -47,12 +47,15 @@ def lr_scale(progress: float, cooldown: float) -> float:
     return min(1.0, (1.0 - progress) / cooldown) if cooldown else 1.0
 
 
-def make_optimizer(model: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
+def make_optimizer(model: MultimodalVAE, lr: float) -> torch.optim.Optimizer:
     """Return Adam (section 4.1 of the paper) over all parameters of the model.
 
-    lr: the learning rate of a new run's first step; `training_steps` sets it again before each update.
+    lr: the largest learning rate of each group of parameters without its own; `training_steps` scales it.
     """
-    return torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+    optimizer = torch.optim.Adam(model.parameter_groups(), lr=lr, fused=True)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
 
 
 def training_steps(
@@ -77,7 +80,7 @@ def training_steps(
         optimizer.zero_grad()
         terms["loss"].backward()
         for group in optimizer.param_groups:
-            group["lr"] = settings.lr * lr_scale(progress, settings.cooldown)
+            group["lr"] = group["initial_lr"] * lr_scale(progress, settings.cooldown)
         optimizer.step()
         yield step + 1, {name: term.detach() for name, term in terms.items()}
 

@@ -81,6 +81,15 @@ class DMVAE(MultimodalVAE):
             {m: Discriminator(config.shared, config.private, config.discriminator) for m in shapes}
         )
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the discriminators as a group of their own, as in the public code, if `discriminator_lr` is not 0."""
+        adversaries = list(self.discriminators.parameters())
+        if not self.config.discriminator_lr:
+            return super().parameter_groups()
+        rest = list(self.parameters())[: -len(adversaries)]  # the discriminators were added last
+        own = {"params": adversaries, "lr": self.config.discriminator_lr, "betas": (0.5, 0.9)}
+        return [{"params": rest}, own]
+
     def fuse(self, posteriors: Mapping[str, Gaussian]) -> Gaussian:
         """Return the product of the given experts, without the prior, over (N, shared).
 

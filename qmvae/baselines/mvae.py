@@ -28,8 +28,8 @@ class MVAE(MultimodalVAE):
         return product_of_experts([fused]) if len(posteriors) == 1 else fused
 
     def schedule(self, progress: float) -> dict[str, Any]:
-        """Return `beta`, the KL weight: it rises linearly from 0 to 1 over the first fraction `warm_up` of training."""
-        return {"beta": warm_up(progress, self.config.warm_up)}
+        """Return `beta`, the KL weight. It rises linearly from 0 to `kl` over the first part `warm_up` of training."""
+        return {"beta": self.config.kl * warm_up(progress, self.config.warm_up)}
 
     def objective(self, images: Images, labels: Tensor, beta: Any) -> dict[str, Tensor]:
         """Return the negative sub-sampled objective (section 2.2) as `loss`, and its terms: batch means, scalars.

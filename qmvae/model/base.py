@@ -72,6 +72,13 @@ class MultimodalVAE(nn.Module):
         """
         return {}
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the parameters in groups, as Adam takes them; a group may have its own `lr` and `betas`.
+
+        The order of all parameters is that of `parameters()`.
+        """
+        return [{"params": list(self.parameters())}]
+
     # Codes
 
     def fuse(self, posteriors: Mapping[str, Any]) -> Any:  # Gaussians; MMVAE has Laplace distributions

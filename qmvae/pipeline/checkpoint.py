@@ -9,13 +9,15 @@ import torch
 
 from qmvae.model.base import MultimodalVAE
 from qmvae.model.networks import Shape
-from qmvae.pipeline import files, schema
+from qmvae.pipeline import code, files, schema
+
+CLASSES = {"translated": "TranslatedQMVAE"}  # of models whose class is not their name in capitals
 
 
 def model_class(name: str) -> type[MultimodalVAE]:
     """Return the class of a model by its name in params.yaml. It is imported late: a run depends on its model only."""
-    room = "model" if name == "qmvae" else "baselines"
-    return getattr(importlib.import_module(f"qmvae.{room}.{name}"), name.upper())
+    module = code.model_file(name).removesuffix(".py").replace("/", ".")
+    return getattr(importlib.import_module(module), CLASSES.get(name, name.upper()))
 
 
 def build_model(name: str, config: Any, shapes: Mapping[str, Shape], networks: Mapping[str, str]) -> MultimodalVAE:

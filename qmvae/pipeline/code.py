@@ -97,7 +97,7 @@ def code_hash(root: Path, sources: Iterable[str]) -> str:
 
 def model_file(name: str) -> str:
     """Return the path of a model's own file, which checkpoint.model_class imports by name."""
-    return f"qmvae/model/{name}.py" if name == "qmvae" else f"qmvae/baselines/{name}.py"
+    return f"qmvae/{'model' if name in ('qmvae', 'translated') else 'baselines'}/{name}.py"
 
 
 def model_names(root: Path) -> list[str]:

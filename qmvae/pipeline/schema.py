@@ -133,10 +133,26 @@ class QMVAE(Section):
     test_time: TestTime
 
 
+class Translation(Section):
+    modalities: Annotated[list[Name], Field(min_length=1)]
+    weight: Positive
+    margin: Weight
+    style_weight: Weight
+    private_gradient: bool
+    cross_reconstruction: Weight
+    shift: Annotated[int, Field(ge=0, le=8)]
+    start: Fraction
+
+
+class TranslatedQMVAE(QMVAE):
+    translation: Translation
+
+
 class MVAE(Section):
     shared: Width
     likelihood: dict[Name, Likelihood]
     warm_up: Fraction
+    kl: Weight  # the largest weight of the KL divergences
     subsets: Annotated[int, Field(ge=0, le=64)]
     test_time: TestTime
 
@@ -160,11 +176,14 @@ class DMVAE(Section):
     temperature: Positive
     delta: dict[Name, Weight]
     discriminator: Annotated[int, Field(ge=2, le=4096)]
+    discriminator_lr: Weight  # of its own Adam; 0: it shares the model's
     test_time: TestTime
 
 
-MODELS: dict[str, type[Section]] = {"qmvae": QMVAE, "mvae": MVAE, "mmvae": MMVAE, "dmvae": DMVAE}
-ModelName = Literal["qmvae", "mvae", "mmvae", "dmvae"]
+MODELS: dict[str, type[Section]] = {
+    "qmvae": QMVAE, "mvae": MVAE, "mmvae": MMVAE, "dmvae": DMVAE, "translated": TranslatedQMVAE
+}  # fmt: skip
+ModelName = Literal["qmvae", "mvae", "mmvae", "dmvae", "translated"]
 
 
 class Ablations(Section):
@@ -193,6 +212,7 @@ class Params(Section):
     mvae: MVAE
     mmvae: MMVAE
     dmvae: DMVAE
+    translated: TranslatedQMVAE
 
     @property
     def networks(self) -> dict[str, str]:
@@ -228,6 +248,7 @@ class File(Section):
     mvae: MVAE
     mmvae: MMVAE
     dmvae: DMVAE
+    translated: TranslatedQMVAE
 
     @model_validator(mode="after")
     def _agree(self):

@@ -1,0 +1,112 @@
+"""Q-MVAE + translated quadruplets: one more metric loss, on images that the decoder draws. This is not in the paper."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.linalg import vector_norm
+from torch.nn import functional as F
+
+from qmvae.model.base import Images
+from qmvae.model.gaussian import Gaussian
+from qmvae.model.qmvae import QMVAE
+
+
+def fixed(network: torch.nn.Module, images: Tensor) -> Gaussian:
+    """Return what the network gives for the images. Gradients pass to the images, not to the network's weights."""
+    weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    return functional_call(network, weights, (images,))
+
+
+def hinge(code: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
+    """Return max(||code - positive|| - ||code - negative|| + margin, 0), (N,), for codes (N, D) each."""
+    return torch.relu(vector_norm(code - positive, dim=1) - vector_norm(code - negative, dim=1) + margin)
+
+
+class TranslatedQMVAE(QMVAE):
+    """Q-MVAE whose objective also asks of a translation that its codes be those that it was drawn from.
+
+    The cause: the private code of an image can encode its class. Then a translation, with the shared code of y and the
+    private code of another image x', shows the class of x'. Eq. 19 cannot prevent this: it has no generated image.
+
+    L_translated(x^, z, h) = max(||mu(x^) - z|| - ||mu(x^) - mu(x')|| + alpha, 0)
+                           + style_weight max(||nu(x^) - h|| - ||nu(x^) - nu(x)|| + alpha, 0)
+    x^ = decoder(z, h),  z = mu(y),  h ~ q(h|x')
+
+    x and y are a pair of one class, and x' is another image of the modality of x, of another class. mu and nu are the
+    means of the shared and the private posterior. The decoder and q(h|x') receive gradients. z, mu(x), mu(x'), nu(x)
+    and the encoders of x^ receive none.
+    """
+
+    def schedule(self, progress: float) -> dict[str, Any]:
+        """Return `policy`, as Q-MVAE does, and `translated`, the weight of L_translated: 0 before `start`."""
+        config = self.config.translation
+        return super().schedule(progress) | {"translated": config.weight if progress >= config.start else 0.0}
+
+    def objective(self, images: Images, labels: Tensor, policy: str, translated: Any) -> dict[str, Tensor]:
+        """Return -L, averaged over the batch, as `loss`, and its terms.
+
+        L = L_ELBO(x,y) + L_ELBO(x) + L_ELBO(y) - beta L_quad(x, y, x-, y-) - translated sum_m L_translated
+
+        m are the modalities that `translation.modalities` lists. All else is Eq. 20.
+
+        policy: as for Q-MVAE. translated: the weight of the additional term.
+        """
+        shared = {m: self.shared_encoders[m](x) for m, x in images.items()}
+        private = {m: self.private_encoders[m](x) for m, x in images.items()}
+        elbos, divergences = self.elbos(images, shared, private)  # Eqs. 7, 17, 18
+        quad, distances = self.quadruplet_loss({m: q.mean for m, q in shared.items()}, labels, policy)  # Eq. 19
+        losses = {
+            f"translated_{m}": self.translated_loss(m, images, shared, private, labels)
+            for m in self.config.translation.modalities
+        }
+        loss = self.config.beta * quad - sum(elbos.values()) + translated * sum(losses.values())
+        return {"loss": loss, "quad": quad} | losses | elbos | divergences | distances
+
+    def translated_loss(
+        self,
+        name: str,
+        images: Images,
+        shared: Mapping[str, Gaussian],
+        private: Mapping[str, Gaussian],
+        labels: Tensor,
+    ) -> Tensor:
+        """Return L_translated of modality `name`, summed over the other modalities: a batch mean, a scalar.
+
+        Row i takes z from its own pair, and h from a random other row. Rows whose classes agree contribute 0.
+
+        images: (N, C, H, W) each. shared: q(z|x_m), over (N, shared) each. private: q(h_m|x_m), over (N, private) each.
+        labels: integers (N,).
+        """
+        config, rows = self.config.translation, torch.arange(len(labels), device=labels.device)
+        other = (rows + torch.randint(1, len(labels), (1,), device=labels.device)) % len(labels)
+        differs = labels != labels[other]
+        own = {"shared": shared[name].mean.detach(), "private": private[name].mean.detach()}
+        total = torch.zeros((), device=labels.device)
+        for z in (q.mean.detach() for m, q in shared.items() if m != name):
+            h = Gaussian(*(part[other] for part in private[name])).rsample()
+            if not config.private_gradient:
+                h = h.detach()
+            x = self.decode(name, z, h).float()
+            if config.shift:
+                x = shifted(x, config.shift)
+            loss = hinge(fixed(self.shared_encoders[name], x).mean, z, own["shared"][other], config.margin)
+            if config.style_weight:
+                code = fixed(self.private_encoders[name], x).mean
+                loss = loss + config.style_weight * hinge(code, h.detach(), own["private"], config.margin)
+            total = total + (loss * differs).mean()
+            if config.cross_reconstruction:
+                log_p = self.expected_log_likelihoods(name, images[name], [z], private[name])[0]
+                weight = config.cross_reconstruction * self.config.likelihood[name].weight / config.weight
+                total = total - weight * log_p
+        return total
+
+
+def shifted(images: Tensor, most: int) -> Tensor:
+    """Return all images moved by the same random number of pixels, at most `most` in each direction."""
+    down, right = torch.randint(2 * most + 1, (2,)).tolist()
+    height, width = images.shape[2:]
+    padded = F.pad(images, (most, most, most, most), mode="replicate")
+    return padded[:, :, down : down + height, right : right + width]
