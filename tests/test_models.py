@@ -16,11 +16,12 @@ from qmvae.baselines.mmvae import MMVAE
 from qmvae.baselines.mvae import MVAE
 from qmvae.model.base import check_names, warm_up
 from qmvae.model.qmvae import QMVAE
+from qmvae.model.translated import TranslatedQMVAE
 
-MODELS = {"qmvae": QMVAE, "mvae": MVAE, "mmvae": MMVAE, "dmvae": DMVAE}
+MODELS = {"qmvae": QMVAE, "mvae": MVAE, "mmvae": MMVAE, "dmvae": DMVAE, "translated": TranslatedQMVAE}
 SHAPES = {"mnist": (1, 4, 4), "svhn": (3, 8, 8), "third": (1, 3, 5)}
 NETWORKS = {"mnist": "mlp", "svhn": "conv", "third": "mlp"}
-PER_MODALITY = ("likelihood", "kl_private", "delta")
+PER_MODALITY = {"likelihood", "kl_private", "delta"}
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 
 
@@ -28,8 +29,8 @@ def namespace(settings):
     """A model's section of params.yaml with attributes for keys; mappings by modality stay mappings."""
     settings = copy.deepcopy(settings)
     settings["likelihood"] = {m: SimpleNamespace(**value) for m, value in settings["likelihood"].items()}
-    if "negatives" in settings:
-        settings["negatives"] = SimpleNamespace(**settings["negatives"])
+    for key in {"negatives", "translation"} & settings.keys():
+        settings[key] = SimpleNamespace(**settings[key])
     return SimpleNamespace(**settings)
 
 
@@ -39,7 +40,9 @@ def make(name, count=2, **changes):
     config |= {"private": 3} if "private" in config else {}
     config |= {"discriminator": 16} if "discriminator" in config else {}
     config |= {"samples": 3} if "samples" in config and "samples" not in changes else {}
-    config |= {k: {m: config[k]["svhn"] for m in list(SHAPES)[:count]} for k in PER_MODALITY if k in config}
+    for key in PER_MODALITY & config.keys():
+        entry = config[key].get("all", config[key].get("conv"))
+        config[key] = {m: entry | {"weight": 1.0} if key == "likelihood" else entry for m in list(SHAPES)[:count]}
     torch.manual_seed(0)
     shapes = {m: SHAPES[m] for m in list(SHAPES)[:count]}
     model = MODELS[name](shapes, NETWORKS, namespace(config))

@@ -80,8 +80,12 @@ class TranslatedQMVAE(QMVAE):
         images: (N, C, H, W) each. shared: q(z|x_m), over (N, shared) each. private: q(h_m|x_m), over (N, private) each.
         labels: integers (N,).
         """
-        config, rows = self.config.translation, torch.arange(len(labels), device=labels.device)
-        other = (rows + torch.randint(1, len(labels), (1,), device=labels.device)) % len(labels)
+        config, count = self.config.translation, len(labels)
+        rows, shift = (
+            torch.arange(count, device=labels.device),
+            torch.randint(max(count - 1, 1), (1,)).to(labels.device),
+        )
+        other = (rows + 1 + shift) % count
         differs = labels != labels[other]
         own = {"shared": shared[name].mean.detach(), "private": private[name].mean.detach()}
         total = torch.zeros((), device=labels.device)

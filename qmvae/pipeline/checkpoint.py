@@ -1,6 +1,7 @@
 """A trained model as a folder: model.safetensors has the weights, model.json all that is needed to build the model."""
 
 import importlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,17 @@ def model_class(name: str) -> type[MultimodalVAE]:
 
 
 def build_model(name: str, config: Any, shapes: Mapping[str, Shape], networks: Mapping[str, str]) -> MultimodalVAE:
-    """Return a model with fresh weights; shapes, networks and config as MultimodalVAE takes them."""
-    return model_class(name)(shapes, networks, config)
+    """Return a model with fresh weights; shapes, networks and config as MultimodalVAE takes them.
+
+    The weight `balanced` of a modality's likelihood becomes a number: how many values the largest image has for each
+    value of its own image. So small images count as much as large ones (Shi et al. 2019: 3072/784 for MNIST).
+    """
+    sizes = {m: math.prod(shape) for m, shape in shapes.items()}
+    likelihood = {
+        m: like.model_copy(update={"weight": max(sizes.values()) / sizes[m]} if like.weight == "balanced" else {})
+        for m, like in config.likelihood.items()
+    }
+    return model_class(name)(shapes, networks, config.model_copy(update={"likelihood": likelihood}))
 
 
 def save_model(folder: Path, model: MultimodalVAE, name: str, networks: Mapping[str, str], about: dict) -> None:

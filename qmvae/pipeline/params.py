@@ -63,6 +63,8 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
     chosen: dict[str, Any] = {name: getattr(file, name) for name in shared}
     chosen |= {name: value for name, value in file.presets[file.preset] if name not in ("training", "overrides")}
     chosen |= {name: section for name, (section, _) in settings.items()}
+    titles = {name: chosen["images"].titles.get(name, name) for name in file.modalities}
+    chosen["images"] = chosen["images"].model_copy(update={"titles": titles})
     return Params(
         root=root,
         data=root / file.folder,

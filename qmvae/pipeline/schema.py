@@ -3,8 +3,9 @@
 A value that changes a result has no default here. It stands in params.yaml, where DVC and the fingerprints see it.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -42,13 +43,16 @@ class Section(BaseModel):
             raise ValueError(f"{key}: {fault['msg']} (found {fault['input']!r:.60})") from None
 
 
+Network = Literal["mlp", "conv"]
+
+
 class Modality(Section):
-    net: Literal["mlp", "conv"]
+    net: Network
 
 
 class Images(Section):
     source: Literal["builtin", "archive", "torchvision"]
-    titles: dict[Name, str]  # of the images of each modality, in figures and tables
+    titles: dict[Name, str]  # by modality, of its images in figures and tables; default: the modality's name
     seed: Seed
 
 
@@ -106,7 +110,7 @@ class Preset(Section):
 class Likelihood(Section):
     family: Literal["laplace", "gaussian", "bernoulli"]
     scale: Positive = 1.0  # of the Laplace or the Gaussian; the Bernoulli has none
-    weight: Weight
+    weight: Weight | Literal["balanced"]  # balanced: the values of the largest image over those of this modality's
 
 
 class Negatives(Section):
@@ -256,20 +260,15 @@ class File(Section):
             raise ValueError(f"preset: {self.preset!r} is not one of {', '.join(self.presets)}")
         if len(set(self.models)) < len(self.models):
             raise ValueError(f"models: {self.models} repeats a model; name each once")
-        names = set(self.modalities)
-        if taken := sorted(n for n in names if n in ("both", "joint") or "_to_" in n or n.startswith("subset_")):
-            raise ValueError(f"modalities: {taken[0]!r} would be mistaken for a key of the results; rename it")
-        per_modality = {f"presets.{name}.images.titles": p.images.titles for name, p in self.presets.items()}
-        for model in MODELS:
-            fields = {key: value for key, value in getattr(self, model) if isinstance(value, dict)}
-            per_modality |= {f"{model}.{key}": value for key, value in fields.items()}
-        for key, value in per_modality.items():
-            if set(value) != names:
-                raise ValueError(f"{key}: has {sorted(value)}, expected one entry for each modality, {sorted(names)}")
+        taken = ("both", "joint", "all", *get_args(Network))
+        if wrong := sorted(n for n in self.modalities if n in taken or "_to_" in n or n.startswith("subset_")):
+            raise ValueError(f"modalities: {wrong[0]!r} would be mistaken for another key; rename it")
         for preset in self.presets:
             self.settings(preset)
+        qmvae, _ = self.settings(self.preset)["qmvae"]
         for name, changes in self.ablations.changes.items():
-            self.qmvae.changed(f"ablations.changes.{name}", changes)
+            where = f"ablations.changes.{name}"
+            by_modality(where, qmvae.changed(where, changes), self.modalities)
         return self
 
     def settings(self, preset: str) -> dict[str, tuple[Section, Training]]:
@@ -291,6 +290,28 @@ class File(Section):
                 )
             parts = [{key: value for key, value in changes.items() if key in of} for of in keys]
             result[model] = tuple(section.changed(where, part) for section, part in zip(sections, parts, strict=True))
-            if not all(set(value) == set(self.modalities) for _, value in result[model][0] if isinstance(value, dict)):
-                raise ValueError(f"{where}: expected one entry for each modality, {sorted(self.modalities)}")
+            section, training = result[model]
+            result[model] = by_modality(where if changes else model, section, self.modalities), training
         return result
+
+
+def by_modality(where: str, section: Section, modalities: Mapping[str, Modality]) -> Section:
+    """Return the section with one entry for each modality in each mapping by modality.
+
+    An entry of params.yaml may have the name of a modality, the kind of its network, or `all`; the first of these that
+    is there counts. where: the place of the section, for messages. Raises ValueError on other and on missing entries.
+    """
+    changes: dict[str, dict] = {}
+    kinds = {name: modality.net for name, modality in modalities.items()}
+    for key, entries in section:
+        if isinstance(entries, dict):
+            known = [*modalities, *get_args(Network), "all"]
+            if unknown := sorted(set(entries) - set(known)):
+                raise ValueError(f"{where}.{key}.{unknown[0]}: expected a modality, a kind or all: {', '.join(known)}")
+            for name, kind in kinds.items():
+                found = [entries[entry] for entry in (name, kind, "all") if entry in entries]
+                if not found:
+                    fault = f"no entry for the modality {name}; expected one named {name}, {kind} or all"
+                    raise ValueError(f"{where}.{key}: {fault}")
+                changes.setdefault(key, {})[name] = found[0]
+    return section.model_copy(update=changes)
