@@ -80,15 +80,12 @@ class TranslatedQMVAE(QMVAE):
         images: (N, C, H, W) each. shared: q(z|x_m), over (N, shared) each. private: q(h_m|x_m), over (N, private) each.
         labels: integers (N,).
         """
-        config, count = self.config.translation, len(labels)
-        rows, shift = (
-            torch.arange(count, device=labels.device),
-            torch.randint(max(count - 1, 1), (1,)).to(labels.device),
-        )
-        other = (rows + 1 + shift) % count
+        config, count, device = self.config.translation, len(labels), labels.device
+        shift = 1 + torch.randint(max(count - 1, 1), (1,), device=device)
+        other = (torch.arange(count, device=device) + shift) % count
         differs = labels != labels[other]
         own = {"shared": shared[name].mean.detach(), "private": private[name].mean.detach()}
-        total = torch.zeros((), device=labels.device)
+        total = torch.zeros((), device=device)
         for z in (q.mean.detach() for m, q in shared.items() if m != name):
             h = Gaussian(*(part[other] for part in private[name])).rsample()
             if not config.private_gradient:
