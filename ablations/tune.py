@@ -90,10 +90,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
 
 
-def add_row(path: Path, row: dict[str, Any]) -> None:
+def add_row(path: Path, row: dict[str, Any], locks: Path) -> None:
     """Append a row to tuning.csv, which gains the columns that it lacks. Other processes wait meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.parent / ".tuning.lock", "w") as lock:
+    with open(locks / "rows.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         rows: list[dict[str, Any]] = [*read_rows(path), row]
         text = io.StringIO()
@@ -123,7 +122,7 @@ def run_all(run: params.Params, names: list[str]) -> None:
             if any(row["name"] == name for row in read_rows(path)):
                 continue
             row = tune(run, tuning, name, dataset)
-            add_row(path, row)
+            add_row(path, row, locks)
             told = [f"{key} {value}" for key, value in row.items() if key.startswith(("cross_strong", "style"))]
             print(f"{name}: {', '.join(told)}", flush=True)
 
