@@ -25,6 +25,24 @@ def hinge(code: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Te
     return torch.relu(vector_norm(code - positive, dim=1) - vector_norm(code - negative, dim=1) + margin)
 
 
+def energy_distance(codes: Tensor, labels: Tensor) -> Tensor:
+    """Return how far the classes of codes are from each other: a scalar, an estimate without bias.
+
+    E_{c != c'} ||h - h'|| - E_{c = c'} ||h - h'||,  h, h' two codes of classes c, c'
+
+    With classes of equal size it is half the mean energy distance of two classes (Szekely & Rizzo 2013). It is 0 if and
+    only if the codes of all classes have the same distribution, and positive otherwise.
+
+    codes: (N, D). labels: integers (N,). A batch of one class, or without two images of a class, gives 0.
+    """
+    distance = torch.cdist(codes, codes)
+    same = labels[:, None] == labels[None, :]
+    differs, same = ~same, same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    counts = differs.sum(), same.sum()
+    means = [(distance * pairs).sum() / n.clamp(min=1) for pairs, n in zip((differs, same), counts, strict=True)]
+    return (means[0] - means[1]) * (counts[0] > 0) * (counts[1] > 0)
+
+
 class TranslatedQMVAE(QMVAE):
     """Q-MVAE whose objective also asks of a translation that its codes be those that it was drawn from.
 
@@ -62,8 +80,10 @@ class TranslatedQMVAE(QMVAE):
             f"translated_{m}": self.translated_loss(m, images, shared, private, labels)
             for m in self.config.translation.modalities
         }
+        energies = {f"energy_{m}": energy_distance(q.rsample(), labels) for m, q in private.items()}
         loss = self.config.beta * quad - sum(elbos.values()) + translated * sum(losses.values())
-        return {"loss": loss, "quad": quad} | losses | elbos | divergences | distances
+        loss = loss + self.config.translation.energy * sum(energies.values())
+        return {"loss": loss, "quad": quad} | losses | energies | elbos | divergences | distances
 
     def translated_loss(
         self,

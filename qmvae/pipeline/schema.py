@@ -139,8 +139,9 @@ class QMVAE(Section):
 
 class Translation(Section):
     modalities: Annotated[list[Name], Field(min_length=1)]
-    weight: Positive
+    weight: Weight
     margin: Weight
+    energy: Weight
     style_weight: Weight
     private_gradient: bool
     cross_reconstruction: Weight
