@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -81,11 +82,15 @@ class Log:
         return text.getvalue()
 
 
-def train_seed(run: Params, name: str, seed: int, dataset: Dataset, folder: Path, fingerprint: str) -> None:
+def train_seed(
+    run: Params, name: str, seed: int, dataset: Dataset, folder: Path, fingerprint: str, keep: Collection[int] = ()
+) -> None:
     """Train one model with one seed, and leave model.safetensors, model.json and log.csv in the folder.
 
     A finished model with the same fingerprint is kept. A checkpoint with it is resumed. Raises TrainingError on a loss
     that is not finite.
+
+    keep: steps after which the model as it then is goes into the subfolder step-<n>.
     """
     settings, title = run.training[name], f"{name}, seed {seed}"
     if is_finished(folder, fingerprint):
@@ -109,6 +114,9 @@ def train_seed(run: Params, name: str, seed: int, dataset: Dataset, folder: Path
         last = step == settings.steps
         if log.add(step, terms, last):
             bar.set_postfix(log.latest("loss", "elbo_joint", "quad"), refresh=False)
+        if step in keep:
+            about = {"preset": run.preset, "images": dataset.describe(), "seed": seed, "steps": step}
+            checkpoint.save_model(folder / f"step-{step}", model, name, run.networks, about)
         if step % settings.checkpoint_every == 0 and not last:
             save_state(path, fingerprint, model, optimizer, log, step)
             if bar.disable:
