@@ -28,19 +28,23 @@ def hinge(code: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Te
 def energy_distance(codes: Tensor, labels: Tensor) -> Tensor:
     """Return how far the classes of codes are from each other: a scalar, an estimate without bias.
 
-    E_{c != c'} ||h - h'|| - E_{c = c'} ||h - h'||,  h, h' two codes of classes c, c'
+    1/(K (K-1)) sum_{a != b} E||h_a - h_b|| - 1/K sum_a E||h_a - h'_a||,  h_a, h'_a two codes of class a
 
-    With classes of equal size it is half the mean energy distance of two classes (Szekely & Rizzo 2013). It is 0 if and
-    only if the codes of all classes have the same distribution, and positive otherwise.
+    It is half the mean energy distance of two classes (Szekely & Rizzo 2013): 0 if and only if the codes of all classes
+    have the same distribution, and positive otherwise. Every class has the same weight. With weights by size, large
+    classes could make the value as small as they like by spreading out.
 
-    codes: (N, D). labels: integers (N,). A batch of one class, or without two images of a class, gives 0.
+    codes: (N, D). labels: integers (N,). The K classes are those with two codes or more; fewer than two give 0.
     """
     distance = torch.cdist(codes, codes)
     same = labels[:, None] == labels[None, :]
-    differs, same = ~same, same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-    counts = differs.sum(), same.sum()
-    means = [(distance * pairs).sum() / n.clamp(min=1) for pairs, n in zip((differs, same), counts, strict=True)]
-    return (means[0] - means[1]) * (counts[0] > 0) * (counts[1] > 0)
+    size = same.sum(dim=1).to(codes.dtype)  # of each row's class
+    counts = size > 1
+    classes = (counts / size).sum()
+    between = ~same * (counts / size)[:, None] * (counts / size)[None, :]
+    within = same * (counts / (size * (size - 1).clamp(min=1)))[:, None]
+    mean_between = (distance * between).sum() / (classes * (classes - 1)).clamp(min=1)
+    return (mean_between - (distance * within).sum() / classes.clamp(min=1)) * (classes > 1.5)
 
 
 class TranslatedQMVAE(QMVAE):
