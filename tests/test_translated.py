@@ -15,14 +15,14 @@ def test_the_hinge_by_hand():
 
 def test_the_energy_distance_is_that_of_its_definition_and_zero_for_codes_without_a_class():
     torch.manual_seed(0)
-    codes, labels = torch.randn(30, 3), torch.tensor([0] * 18 + [1] * 8 + [2] * 3 + [3])  # 3 has no second code
+    codes, labels = torch.randn(30, 3).double(), torch.tensor([0] * 18 + [1] * 8 + [2] * 3 + [3])  # 3 has no second code
     apart, alike = [], []
     for a in range(3):
         for b in range(3):
             pairs = [(i, j) for i in range(30) for j in range(30) if i != j and labels[i] == a and labels[j] == b]
             (alike if a == b else apart).append(torch.stack([(codes[i] - codes[j]).norm() for i, j in pairs]).mean())
     expected = torch.stack(apart).mean() - torch.stack(alike).mean()
-    assert energy_distance(codes, labels).item() == pytest.approx(expected.item(), abs=1e-5)
+    assert energy_distance(codes, labels).item() == pytest.approx(expected.item(), rel=1e-9)
     free = torch.stack([energy_distance(torch.randn(60, 3), torch.arange(60) % 3) for _ in range(200)])
     assert abs(free.mean()) < 4 * free.std() / 200**0.5  # without bias
     shifted = torch.randn(60, 3) + torch.nn.functional.one_hot(torch.arange(60) % 3).float()
