@@ -14,10 +14,12 @@ class BatchSampler:
     """Random batches of indices into `count` training pairs; an epoch contains every pair once.
 
     A batch depends only on the step and these arguments, so a resumed run gets the same batches.
-    batch_size: at most `count`, which `pipeline/training.py` checks.
+    Raises ValueError if `batch_size` is more than `count`.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, device: torch.device | str):
+        if batch_size > count:
+            raise ValueError(f"batch_size: expected at most the {count} training pairs, got {batch_size}")
         self.count, self.batch_size, self.seed, self.device = count, batch_size, seed, device
         self.permutations: dict[int, Tensor] = {}  # epoch -> the order of its pairs, for at most two epochs
 

@@ -18,7 +18,7 @@ from qmvae.data import official
 from qmvae.data.checks import DataError
 from qmvae.data.sources import read
 from qmvae.pipeline import artifacts, checkpoint, files, notebooks, params, repro, training
-from qmvae.pipeline.stages import evaluate, metrics
+from qmvae.pipeline.stages import metrics
 
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
 LOADERS = {"torch.load", "np.load", "numpy.load", "pd.read_pickle", "yaml.unsafe_load", "yaml.full_load"}
@@ -70,7 +70,7 @@ DOORS = {  # every file that the package reads, and what reads it
     f"{TINY}/data/pairs.safetensors": lambda path, run: artifacts.load_dataset(run),
     f"{TINY}/progress/qmvae/seed-0/checkpoint.safetensors": as_resume,
     f"{TINY}/progress/qmvae/seed-0/model.json": as_resume,
-    f"{TINY}/progress/evaluation/qmvae.json": lambda path, run: evaluate.is_current(path, ""),
+    f"{TINY}/progress/evaluation/qmvae.json": lambda path, run: files.has_fingerprint(path, ""),
     f"{TINY}/models/qmvae/seed-0/model.safetensors": lambda path, run: artifacts.load_model(run, "qmvae"),
     f"{TINY}/models/qmvae/seed-0/model.json": lambda path, run: artifacts.load_model(run, "qmvae"),
     f"{TINY}/classifiers/mnist-standard.safetensors": as_classifier,

@@ -189,7 +189,7 @@ def test_two_at_once_the_second_is_told(project):
     "arguments, changes, message",
     [
         (["qmvae"], {"batch_size": 5000}, "batch_size: 5000 is more than the .* training pairs; make it smaller"),
-        (["gan"], {}, "train: model 'gan': expected one of qmvae, mvae, mmvae, dmvae"),
+        (["gan"], {}, f"train: model 'gan': expected one of {', '.join(MODELS)}"),
     ],
 )
 def test_errors_of_the_command_are_one_message(project, arguments, changes, message):

@@ -15,7 +15,7 @@ def test_the_hinge_by_hand():
 
 def test_the_energy_distance_is_that_of_its_definition_and_zero_for_codes_without_a_class():
     torch.manual_seed(0)
-    codes, labels = torch.randn(30, 3).double(), torch.tensor([0] * 18 + [1] * 8 + [2] * 3 + [3])  # 3 has no second code
+    codes, labels = torch.randn(30, 3).double(), torch.tensor([0] * 18 + [1] * 8 + [2] * 3 + [3])
     apart, alike = [], []
     for a in range(3):
         for b in range(3):

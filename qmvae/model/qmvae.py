@@ -47,6 +47,8 @@ class QMVAE(MultimodalVAE):
 
         L = L_ELBO(x,y) + L_ELBO(x) + L_ELBO(y) - beta L_quad(x, y, x-, y-)    (Eq. 20)
 
+        The terms `elbo_...` are weighted, see `weights`. The term `quad` is L_quad without beta.
+
         policy: of the selection of the negatives x- and y-, as quadruplet.select takes it.
         """
         shared = {m: self.shared_encoders[m](x) for m, x in images.items()}  # q(z|x), q(z|y)

@@ -4,10 +4,13 @@ Tensors are stored as safetensors, which hold numbers and a few strings and run 
 """
 
 import contextlib
+import functools
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -59,6 +62,26 @@ def load_json(path: Path, hint: str = "run `dvc repro`"):
         raise FileError(f"{path}: not there; {hint}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise FileError(f"{path}: cannot be read as JSON: {error}; delete it and {hint}") from None
+
+
+def fingerprint(parts: Any, paths: Iterable[Path]) -> str:
+    """Return the SHA-256 over values, as JSON, and over the contents of files, in this order."""
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    for path in paths:
+        found = path.stat()
+        digest.update(_sha256(path, found.st_mtime_ns, found.st_size))
+    return digest.hexdigest()
+
+
+@functools.cache
+def _sha256(path: Path, modified: int, size: int) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def has_fingerprint(path: Path, fingerprint: str) -> bool:
+    """Return whether a JSON file is there and names this fingerprint. Raises FileError if it is broken."""
+    return path.exists() and load_json(path).get("fingerprint") == fingerprint
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

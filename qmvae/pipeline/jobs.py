@@ -23,7 +23,8 @@ class JobError(RuntimeError):
 def workers() -> int:
     """Return how many jobs run at once: one for each core, or for each thread that OMP_NUM_THREADS does not claim."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0] or 1)
+    claimed = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    threads = max(1, int(claimed)) if claimed.isdecimal() else 1  # OpenMP ignores other text, too
     return max(1, min(cores // threads, int(psutil.virtual_memory().available / MEMORY)))
 
 

@@ -5,7 +5,6 @@ A killed run that goes on from its checkpoint ends in the same bytes as a run th
 
 import csv
 import fcntl
-import hashlib
 import io
 import json
 import math
@@ -93,7 +92,7 @@ def train_seed(
     keep: steps after which the model as it then is goes into the subfolder step-<n>.
     """
     settings, title = run.training[name], f"{name}, seed {seed}"
-    if is_finished(folder, fingerprint):
+    if files.has_fingerprint(folder / "model.json", fingerprint):
         print(f"{title}: kept, made earlier from the same parameters, images and code", flush=True)
         return
     (folder / "model.json").unlink(missing_ok=True)
@@ -175,11 +174,7 @@ def fingerprint(run: Params, name: str) -> str:
     parts = [name, settings, getattr(run, name).model_dump(), run.networks]
     sources = ["qmvae/pipeline/training.py", code.model_file(name)]
     parts += [torch.__version__, resolve_device(run).type, code.code_hash(PACKAGE, sources)]
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    for path in sorted((run.artifacts / "data").glob("*.safetensors")):
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return files.fingerprint(parts, sorted((run.artifacts / "data").glob("*.safetensors")))
 
 
 def progress_folder(run: Params, name: str, seed: int) -> Path:
@@ -205,9 +200,3 @@ def train_one(run: Params, name: str, seed: int) -> None:
                 f"{len(dataset.train.pairs)} training pairs; make it smaller"
             )
         train_seed(run, name, seed, dataset, folder, fingerprint(run, name))
-
-
-def is_finished(folder: Path, digest: str) -> bool:
-    """Return whether the folder has a finished model with this fingerprint."""
-    path = folder / "model.json"
-    return path.exists() and files.load_json(path).get("fingerprint") == digest

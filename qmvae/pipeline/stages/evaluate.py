@@ -1,9 +1,5 @@
 """Evaluate trained models: artifacts/<preset>/evaluation/<model>.json."""
 
-import hashlib
-import json
-from pathlib import Path
-
 from qmvae.evaluate.evaluator import Evaluator
 from qmvae.pipeline import artifacts, code, files
 from qmvae.pipeline.jobs import FreeThreads, side_by_side
@@ -19,7 +15,7 @@ def run(params: Params, models: list[str]) -> None:
     folder = params.artifacts / "progress" / "evaluation"
     digests = {name: fingerprint(params, name) for name in models}
     paths = {name: folder / f"{name}.json" for name in models}
-    waiting = [name for name in models if not is_current(paths[name], digests[name])]
+    waiting = [name for name in models if not files.has_fingerprint(paths[name], digests[name])]
     if len(waiting) > 1 and resolve_device(params).type == "cpu":
         side_by_side([["evaluate", name] for name in waiting])
     else:
@@ -29,21 +25,12 @@ def run(params: Params, models: list[str]) -> None:
         files.save_json(params.artifacts / "evaluation" / f"{name}.json", files.load_json(paths[name])["result"])
 
 
-def is_current(path: Path, digest: str) -> bool:
-    """Return whether the file has numbers with this fingerprint."""
-    return path.exists() and files.load_json(path).get("fingerprint") == digest
-
-
 def fingerprint(params: Params, name: str) -> str:
     """Return the SHA-256 over all that a model's numbers depend on."""
     sources = ["qmvae/pipeline/stages/evaluate.py", code.model_file(name)]
     parts = [params.evaluation.model_dump(), params.seeds, code.code_hash(PACKAGE, sources)]
-    digest = hashlib.sha256(json.dumps(parts).encode())
     folders = params.artifacts / "data", params.artifacts / "classifiers", params.artifacts / "models" / name
-    for path in sorted(path for folder in folders for path in folder.rglob("*.safetensors")):
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return files.fingerprint(parts, sorted(path for folder in folders for path in folder.rglob("*.safetensors")))
 
 
 def evaluate(params: Params, name: str) -> dict:

@@ -2,9 +2,10 @@
 
 import shutil
 
+from qmvae.pipeline import files
 from qmvae.pipeline.jobs import side_by_side
 from qmvae.pipeline.schema import Params
-from qmvae.pipeline.training import fingerprint, is_finished, progress_folder, resolve_device, train_one
+from qmvae.pipeline.training import fingerprint, progress_folder, resolve_device, train_one
 
 
 def run(params: Params, models: list[str], seed: int | None = None) -> None:
@@ -18,7 +19,7 @@ def run(params: Params, models: list[str], seed: int | None = None) -> None:
     digests = {name: fingerprint(params, name) for name in models}
     open_seeds = []
     for name, seed in ((name, seed) for name in models for seed in params.seeds):
-        if is_finished(progress_folder(params, name, seed), digests[name]):
+        if files.has_fingerprint(progress_folder(params, name, seed) / "model.json", digests[name]):
             print(f"{name}, seed {seed}: kept, made earlier from the same parameters, images and code", flush=True)
         else:
             open_seeds.append((name, seed))
