@@ -54,9 +54,12 @@ FAULTS = {
     "a batch of one": (lambda d: d["presets"]["quick"]["training"].update(batch_size=1), "batch_size.*found 1"),
     "infinite weight": (lambda d: d["qmvae"].update(beta=float("inf")), "qmvae.beta.*finite"),
     "NaN": (lambda d: d["qmvae"].update(kl_shared=float("nan")), "qmvae.kl_shared"),
-    "unknown model": (lambda d: d.update(models=["qmvae", "gan"]), "models.1.*'qmvae'.*'gan'"),
-    "a model twice": (lambda d: d.update(models=["qmvae", "qmvae"]), "repeats a model"),
-    "no model": (lambda d: d.update(models=[]), "models"),
+    "unknown model": (
+        lambda d: d["presets"]["subset"].update(models=["qmvae", "gan"]),
+        "presets.subset.models.1.*'qmvae'.*'gan'",
+    ),
+    "a model twice": (lambda d: d["presets"]["subset"].update(models=["qmvae", "qmvae"]), "repeats a model"),
+    "no model": (lambda d: d["presets"]["subset"].update(models=[]), "models"),
     "unknown preset": (lambda d: d.update(preset="tiny"), "'tiny' is not one of quick, subset, paper"),
     "unknown device": (lambda d: d.update(device="tpu"), "device.*'tpu'"),
     "unknown network": (lambda d: d["modalities"]["svhn"].update(net="gpt"), "modalities.svhn.net.*'gpt'"),
@@ -68,7 +71,10 @@ FAULTS = {
         lambda d: d["qmvae"]["kl_private"].update(audio=1.0),
         r"qmvae.kl_private: has \['audio', 'mnist', 'svhn'\], expected one entry for each modality",
     ),
-    "a modality without weight": (lambda d: d["qmvae"]["kl_private"].pop("svhn"), "qmvae.kl_private: has"),
+    "a modality without weight": (
+        lambda d: d["qmvae"]["kl_private"].pop("conv"),
+        "qmvae.kl_private: no entry for the modality svhn",
+    ),
     "a modality named like a result": (
         lambda d: d["modalities"].update({"a_to_b": {"net": "mlp"}}),
         "modalities: 'a_to_b' would be mistaken for a key of the results; rename it",
@@ -81,7 +87,7 @@ FAULTS = {
     "a section that is a list": (lambda d: d.update(qmvae=[1]), "qmvae"),
     "an override for no model": (
         lambda d: d["presets"]["quick"]["overrides"].update(gan={}),
-        "presets.quick.overrides: expected one entry",
+        "presets.quick.overrides.gan",
     ),
     "an override of no key": (
         lambda d: d["presets"]["paper"]["overrides"]["mvae"].update(sample=3),

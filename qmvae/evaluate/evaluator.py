@@ -43,6 +43,8 @@ class Evaluator:
         calibration, these two also for `both`. By <modality>_<measure>: style, a mean over the directions to it.
         By <modality>_<code>_<what>: probes. By <modality>_<code>: active and nats. coherence has the key `joint`.
         A model without private codes has no style, translated and translated_strong.
+        A model without a shared code (`has_shared` is False) has no keys in linear, calibration, probes, active, nats
+        and coherence, and the tables show n/a.
         """
         dataset, seed = self.dataset, self.seed
         for network in (model, *self.classifiers.values(), *self.strong.values()):
@@ -64,8 +66,10 @@ class Evaluator:
         found["contrast"] = {name: fmean(values) for name, values in contrast.items()}
         if style:
             found["style"] = {name: fmean(values) for name, values in style.items()}
-        found["linear"], found["calibration"] = linear_probe(model, dataset, self.probe_pairs)
-        found["probes"] = probe_codes(model, dataset)
-        found["active"], found["nats"] = active_dimensions(model, dataset.test)
-        found["coherence"] = {"joint": joint_coherence(model, self.classifiers, len(self.conditions), seed)}
+        found |= {part: {} for part in ("linear", "calibration", "probes", "active", "nats", "coherence")}
+        if model.has_shared:
+            found["linear"], found["calibration"] = linear_probe(model, dataset, self.probe_pairs)
+            found["probes"] = probe_codes(model, dataset)
+            found["active"], found["nats"] = active_dimensions(model, dataset.test)
+            found["coherence"] = {"joint": joint_coherence(model, self.classifiers, len(self.conditions), seed)}
         return found

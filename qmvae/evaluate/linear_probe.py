@@ -9,8 +9,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from qmvae.data.dataset import Dataset
-from qmvae.evaluate.classifiers import float_chunks
+from qmvae.data.dataset import Dataset, Split
+from qmvae.evaluate.classifiers import CHUNK, float_chunks
 from qmvae.model.base import MultimodalVAE
 
 SAMPLES = 8  # of each posterior, for the calibration
@@ -42,12 +42,22 @@ def linear_probe(model: MultimodalVAE, dataset: Dataset, indices: Tensor) -> tup
         columns = zip(posteriors.items(), pairs.long().unbind(dim=1), strict=True)
         return {name: type(q)(*(part[column] for part in q)) for (name, q), column in columns}
 
+    def of_both(split: Split, pairs: Tensor, posteriors: dict[str, Any]) -> Any:
+        """Return the posterior of each pair given all of its images; `fuse` has it from their own posteriors."""
+        if not model.has_joint_encoder:
+            return model.fuse(posteriors)
+        parts = []
+        for chunk in pairs.long().split(CHUNK):
+            columns = zip(split.images.items(), chunk.unbind(dim=1), strict=True)
+            parts.append(model.shared({name: images[column].float() / 255 for (name, images), column in columns}))
+        return type(parts[0])(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
     names = list(dataset.shapes)
     pairs = dataset.train.pairs[indices]
     labels = dataset.train.labels[names[0]][pairs[:, 0].long()]
     posteriors = of_pairs(train, pairs)
     if model.is_fused:
-        codes = model.fuse(posteriors).mean
+        codes = of_both(dataset.train, pairs, posteriors).mean
     else:
         codes, labels = torch.cat([q.mean for q in posteriors.values()]), labels.repeat(len(names))
     layer = make_pipeline(StandardScaler(), LogisticRegression(C=100.0, max_iter=1000))
@@ -67,7 +77,7 @@ def linear_probe(model: MultimodalVAE, dataset: Dataset, indices: Tensor) -> tup
         score(name, test[name], dataset.test.labels[name])
     if model.is_fused:
         truth = dataset.test.labels[names[0]][dataset.test.pairs[:, 0].long()]
-        score("both", model.fuse(of_pairs(test, dataset.test.pairs)), truth)
+        score("both", of_both(dataset.test, dataset.test.pairs, of_pairs(test, dataset.test.pairs)), truth)
     return accuracies, calibration
 
 

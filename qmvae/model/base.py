@@ -29,6 +29,10 @@ class MultimodalVAE(nn.Module):
 
     # whether `fuse` combines several unimodal posteriors into one code per pair; MMVAE's mixture does not
     is_fused = True
+    # whether a network gives the posterior given all modalities, so that `fuse` cannot; JMVAE has one
+    has_joint_encoder = False
+    # whether there is a shared code at all; CVAE has none
+    has_shared = True
 
     def __init__(self, shapes: Mapping[str, Shape], networks: Mapping[str, str], config: Any):
         super().__init__()

@@ -59,7 +59,7 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
     except ValidationError as error:
         raise ParamsError(_explain(path, error)) from None
     settings = file.settings(file.preset)
-    shared = ("preset", "device", "models", "modalities", "ablations")
+    shared = ("preset", "device", "modalities", "ablations")
     chosen: dict[str, Any] = {name: getattr(file, name) for name in shared}
     chosen |= {name: value for name, value in file.presets[file.preset] if name not in ("training", "overrides")}
     chosen |= {name: section for name, (section, _) in settings.items()}

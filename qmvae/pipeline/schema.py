@@ -18,6 +18,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Width = Annotated[int, Field(gt=0, le=4096)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Device = Literal["auto", "cpu", "cuda"]
+ModelName = Literal["qmvae", "translated", "mvae", "mmvae", "dmvae", "jmvae", "mopoe", "cvae", "vcca", "mmvaeplus"]
 TestTime = Literal["mean", "sample"]
 
 
@@ -99,12 +100,13 @@ class Evaluation(Section):
 
 
 class Preset(Section):
+    models: Annotated[list[ModelName], Field(min_length=1)]  # in the order of training
     images: Images
     pairs: Pairs
     classifiers: Classifiers
     training: Training
     evaluation: Evaluation
-    overrides: dict[Name, dict[str, Any]]  # by model: other values of `training` or of the model's own section
+    overrides: dict[ModelName, dict[str, Any]]  # by model: other values of `training` or of the model's own section
 
 
 class Likelihood(Section):
@@ -141,7 +143,7 @@ class Translation(Section):
     modalities: Annotated[list[Name], Field(min_length=1)]
     weight: Weight
     margin: Weight
-    energy: Weight
+    class_share: Weight
     style_weight: Weight
     private_gradient: bool
     cross_reconstruction: Weight
@@ -185,10 +187,69 @@ class DMVAE(Section):
     test_time: TestTime
 
 
-MODELS: dict[str, type[Section]] = {
-    "qmvae": QMVAE, "mvae": MVAE, "mmvae": MMVAE, "dmvae": DMVAE, "translated": TranslatedQMVAE
-}  # fmt: skip
-ModelName = Literal["qmvae", "mvae", "mmvae", "dmvae", "translated"]
+class JMVAE(Section):
+    shared: Width
+    features: Width  # of each modality in the joint encoder
+    likelihood: dict[Name, Likelihood]
+    alpha: Weight
+    kl: Weight
+    warm_up: Fraction
+    test_time: TestTime
+
+
+class MOPOE(Section):
+    shared: Width
+    likelihood: dict[Name, Likelihood]
+    kl: Weight
+    prior_expert: bool
+    test_time: TestTime
+
+
+class CVAE(Section):
+    shared: Width
+    features: Width  # of each image, for the decoder and the recognition network
+    likelihood: dict[Name, Likelihood]
+    kl: Weight
+    warm_up: Fraction
+    test_time: TestTime
+
+
+class VCCA(Section):
+    shared: Width
+    private: Width
+    likelihood: dict[Name, Likelihood]
+    kl_shared: Weight
+    kl_private: dict[Name, Weight]
+    test_time: TestTime
+
+
+class MMVAEPLUS(Section):
+    objective: Literal["iwae", "dreg"]
+    samples: Annotated[int, Field(gt=0, le=1000)]
+    epsilon: Annotated[float, Field(ge=0, lt=1)]
+    shared: Width
+    private: Width
+    likelihood: dict[Name, Likelihood]
+    kl: Weight
+    test_time: TestTime
+
+
+class Models(Section):
+    """The section of each model."""
+
+    qmvae: QMVAE
+    translated: TranslatedQMVAE
+    mvae: MVAE
+    mmvae: MMVAE
+    dmvae: DMVAE
+    jmvae: JMVAE
+    mopoe: MOPOE
+    cvae: CVAE
+    vcca: VCCA
+    mmvaeplus: MMVAEPLUS
+
+
+MODELS: dict[str, Any] = {name: field.annotation for name, field in Models.model_fields.items()}
 
 
 class Ablations(Section):
@@ -197,7 +258,7 @@ class Ablations(Section):
     changes: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]  # by ablation: values of the section qmvae
 
 
-class Params(Section):
+class Params(Models):
     """One preset of params.yaml, with what all presets share and the folders that the run reads and writes."""
 
     root: Path  # the folder of params.yaml, which relative paths start from
@@ -213,11 +274,6 @@ class Params(Section):
     training: dict[str, Training]  # by model
     evaluation: Evaluation
     ablations: Ablations
-    qmvae: QMVAE
-    mvae: MVAE
-    mmvae: MMVAE
-    dmvae: DMVAE
-    translated: TranslatedQMVAE
 
     @property
     def networks(self) -> dict[str, str]:
@@ -239,28 +295,23 @@ class Params(Section):
         return self.artifacts / "models" / name / f"seed-{seed}"
 
 
-class File(Section):
+class File(Models):
     """params.yaml as it is written."""
 
     preset: Name
     folder: Annotated[str, Field(min_length=1)]
     device: Device
-    models: Annotated[list[ModelName], Field(min_length=1)]
     modalities: Annotated[dict[Name, Modality], Field(min_length=2)]
     presets: Annotated[dict[Name, Preset], Field(min_length=1)]
     ablations: Ablations
-    qmvae: QMVAE
-    mvae: MVAE
-    mmvae: MMVAE
-    dmvae: DMVAE
-    translated: TranslatedQMVAE
 
     @model_validator(mode="after")
     def _agree(self):
         if self.preset not in self.presets:
             raise ValueError(f"preset: {self.preset!r} is not one of {', '.join(self.presets)}")
-        if len(set(self.models)) < len(self.models):
-            raise ValueError(f"models: {self.models} repeats a model; name each once")
+        for name, preset in self.presets.items():
+            if len(set(preset.models)) < len(preset.models):
+                raise ValueError(f"presets.{name}.models: {preset.models} repeats a model; name each once")
         taken = ("both", "joint", "all", *get_args(Network))
         if wrong := sorted(n for n in self.modalities if n in taken or "_to_" in n or n.startswith("subset_")):
             raise ValueError(f"modalities: {wrong[0]!r} would be mistaken for another key; rename it")
@@ -275,12 +326,9 @@ class File(Section):
     def settings(self, preset: str) -> dict[str, tuple[Section, Training]]:
         """Return by model its section and its training in this preset, overrides applied. Raises ValueError."""
         chosen = self.presets[preset]
-        if set(chosen.overrides) != set(MODELS):  # DVC tracks each model's entry, so that it must be there
-            raise ValueError(
-                f"presets.{preset}.overrides: expected one entry, which may be {{}}, for each of {', '.join(MODELS)}"
-            )
         result = {}
-        for model, changes in chosen.overrides.items():
+        for model in MODELS:
+            changes = chosen.overrides.get(model, {})
             sections = getattr(self, model), chosen.training
             keys = [set(type(section).model_fields) - {"seeds"} for section in sections]
             where = f"presets.{preset}.overrides.{model}"

@@ -45,8 +45,9 @@ def evaluate(params: Params, name: str) -> dict:
         model = artifacts.load_model(params, name, seed, device)
         found = evaluator.evaluate(model)
         for part, values in found.items():
+            entries = numbers.setdefault(part, {})  # it stays empty for what a model such as CVAE has not
             for key, value in values.items():
-                numbers.setdefault(part, {}).setdefault(key, []).append(value)
+                entries.setdefault(key, []).append(value)
         print(f"{name}, seed {seed}: {percentages(found['cross'] | found['linear'] | found['coherence'])}", flush=True)
     training = params.training[name]
     about = {"conditions": len(evaluator.conditions), "codes": model.sizes}

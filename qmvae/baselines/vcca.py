@@ -1,0 +1,87 @@
+"""VCCA-private in both directions (Wang et al. 2016): the shared code of one modality explains all, private codes."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from qmvae.model.base import Images, MultimodalVAE
+from qmvae.model.gaussian import Gaussian
+
+
+class GaussianMixture(NamedTuple):
+    """The mixture 1/M sum_m q(z|x_m); mean and logvar of the experts are (M, N, D)."""
+
+    experts: Gaussian
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the mixture, (N, D)."""
+        return self.experts.mean.mean(dim=0)
+
+    @property
+    def logvar(self) -> Tensor:
+        """The logarithm of the variance of each dimension of the mixture, (N, D).
+
+        variance = 1/M sum_m (sigma_m^2 + mean_m^2) - mean^2
+        """
+        second_moment = (self.experts.logvar.exp() + self.experts.mean.square()).mean(dim=0)
+        return (second_moment - self.mean.square()).log()
+
+    def rsample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Return a sample, (N, D): each row from one expert, chosen with probability 1/M. Gradients reach it only."""
+        count, rows = self.experts.mean.shape[:2]
+        chosen = torch.randint(count, (rows,), generator=generator, device=self.experts.mean.device)
+        return self.experts.rsample(generator)[chosen, torch.arange(rows, device=chosen.device)]
+
+
+class VCCA(MultimodalVAE):
+    """A VAE with private codes. It infers the shared code from one modality at a time.
+
+    The paper derives VCCA-private, which infers z from the first view, and bi-VCCA, which averages the bounds of both
+    views. This class is VCCA-private with the average of bi-VCCA. The authors published no code of it. We read the code
+    of a follow-up (Tang et al. 2017), mirrored in `edchengg/VCCA-StudyNotes` on GitHub, for VCCA-private from one view.
+    The dropout of that code is left out, since no other model here has any.
+    """
+
+    is_fused = False  # no rule combines q(z|x) and q(z|y) into one code, so Table 2 has no entry for both modalities
+
+    def fuse(self, posteriors: Mapping[str, Gaussian]) -> Gaussian | GaussianMixture:
+        """Return q(z|x) for one modality, and for several the mixture of all q(z|x_m), over (N, shared).
+
+        The objective samples z from the components of this mixture with equal weights. Raises ValueError if there is no
+        modality.
+        """
+        if len(posteriors) < 2:
+            return super().fuse(posteriors)
+        return GaussianMixture(Gaussian(*(torch.stack(part) for part in zip(*posteriors.values(), strict=True))))
+
+    def objective(self, images: Images, labels: Tensor) -> dict[str, Tensor]:
+        """Return -1/M sum_m L_m as `loss`, and its terms: batch means, scalars.
+
+        L_m = sum_i E_{q(z|x_m) q(h_i|x_i)}[lambda_i ln p(x_i|z,h_i)] - beta KL(q(z|x_m) || p(z))
+              - sum_i beta_i KL(q(h_i|x_i) || p(h_i))
+
+        L_m is the bound of VCCA-private with modality m as the view that z is inferred from. The paper's bi-VCCA
+        has mu L_x + (1 - mu) L_y; here mu is 1/2, and 1/M with M modalities. lambda_i are the likelihood weights, beta
+        is `kl_shared` and beta_i is `kl_private`, all 1 in the paper. One sample estimates each expectation.
+
+        The terms are `bound_<modality>`, which is L_m, and without weights `kl_shared_<m>` and `kl_private_<m>`.
+        """
+        config = self.config
+        shared = {m: self.shared_encoders[m](x) for m, x in images.items()}
+        private = {m: self.private_encoders[m](x) for m, x in images.items()}
+        terms = {f"kl_shared_{m}": q.kl().mean() for m, q in shared.items()}
+        terms |= {f"kl_private_{m}": q.kl().mean() for m, q in private.items()}
+
+        divergence = torch.stack([config.kl_private[m] * terms[f"kl_private_{m}"] for m in images]).sum()
+        bounds = {m: -config.kl_shared * terms[f"kl_shared_{m}"] - divergence for m in images}
+        codes = torch.cat([q.rsample() for q in shared.values()])  # (M N, shared): one decoder call for all L_m
+        for i, x in images.items():
+            h = Gaussian(*(part.repeat(len(images), 1) for part in private[i])).rsample()
+            log_p = self.log_likelihood(i, self.decode(i, codes, h), x.repeat(len(images), 1, 1, 1))
+            for m, part in zip(images, log_p.chunk(len(images)), strict=True):
+                bounds[m] = bounds[m] + config.likelihood[i].weight * part.mean()
+        loss = -torch.stack(list(bounds.values())).mean()
+        return {"loss": loss} | {f"bound_{m}": bound for m, bound in bounds.items()} | terms
