@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_models import make
 
-from qmvae.model.translated import energy_distance, hinge
+from qmvae.model.translated import class_share, hinge
 
 
 def test_the_hinge_by_hand():
@@ -13,7 +13,7 @@ def test_the_hinge_by_hand():
     assert hinge(code, positive, negative, margin=0.5).item() == 0.0
 
 
-def test_the_energy_distance_is_that_of_its_definition_and_zero_for_codes_without_a_class():
+def test_the_class_share_is_that_of_its_definition_and_zero_for_codes_without_a_class():
     torch.manual_seed(0)
     codes, labels = torch.randn(30, 3).double(), torch.tensor([0] * 18 + [1] * 8 + [2] * 3 + [3])
     apart, alike = [], []
@@ -21,24 +21,24 @@ def test_the_energy_distance_is_that_of_its_definition_and_zero_for_codes_withou
         for b in range(3):
             pairs = [(i, j) for i in range(30) for j in range(30) if i != j and labels[i] == a and labels[j] == b]
             (alike if a == b else apart).append(torch.stack([(codes[i] - codes[j]).norm() for i, j in pairs]).mean())
-    expected = torch.stack(apart).mean() - torch.stack(alike).mean()
-    assert energy_distance(codes, labels).item() == pytest.approx(expected.item(), rel=1e-9)
-    free = torch.stack([energy_distance(torch.randn(60, 3), torch.arange(60) % 3) for _ in range(200)])
+    expected = 1 - torch.stack(alike).mean() / torch.stack(apart).mean()
+    assert class_share(codes, labels).item() == pytest.approx(expected.item(), rel=1e-9)
+    free = torch.stack([class_share(torch.randn(60, 3), torch.arange(60) % 3) for _ in range(200)])
     assert abs(free.mean()) < 4 * free.std() / 200**0.5  # without bias
     shifted = torch.randn(60, 3) + torch.nn.functional.one_hot(torch.arange(60) % 3).float()
-    assert energy_distance(shifted, torch.arange(60) % 3) > 4 * free.std()
+    assert class_share(shifted, torch.arange(60) % 3) > 4 * free.std()
 
 
-def test_a_large_class_that_spreads_out_does_not_make_the_energy_distance_negative():
+def test_a_large_class_that_spreads_out_does_not_make_the_class_share_negative():
     labels = torch.tensor([0] * 40 + [1] * 10)
     codes = torch.randn(50, 3) * torch.where(labels == 0, 100.0, 1.0)[:, None]
-    assert energy_distance(codes, labels) > 0
+    assert class_share(codes, labels) > 0
 
 
 @pytest.mark.parametrize("labels", [[1, 1, 1], [0, 1, 2], [0]])
 def test_batches_of_one_class_or_of_single_images_have_no_distance(labels):
     codes = torch.randn(len(labels), 3, requires_grad=True)
-    distance = energy_distance(codes, torch.tensor(labels))
+    distance = class_share(codes, torch.tensor(labels))
     distance.backward()
     assert distance.item() == 0.0 and torch.isfinite(codes.grad).all()
 
@@ -57,7 +57,7 @@ def test_without_the_additional_terms_the_objective_is_that_of_q_mvae():
     paper, _, _ = make("qmvae")
     paper.load_state_dict(model.state_dict())
     config = model.config.translation
-    config.weight = config.energy = 0.0
+    config.weight = config.class_share = 0.0
     losses = []
     for network in (model, paper):
         torch.manual_seed(1)

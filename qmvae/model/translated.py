@@ -25,14 +25,15 @@ def hinge(code: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Te
     return torch.relu(vector_norm(code - positive, dim=1) - vector_norm(code - negative, dim=1) + margin)
 
 
-def energy_distance(codes: Tensor, labels: Tensor) -> Tensor:
-    """Return how far the classes of codes are from each other: a scalar, an estimate without bias.
+def class_share(codes: Tensor, labels: Tensor) -> Tensor:
+    """Return the share of the distance between codes that their classes explain: a scalar, 0 for codes without a class.
 
-    1/(K (K-1)) sum_{a != b} E||h_a - h_b|| - 1/K sum_a E||h_a - h'_a||,  h_a, h'_a two codes of class a
+    1 - W / B,  B = 1/(K (K-1)) sum_{a != b} E||h_a - h_b||,  W = 1/K sum_a E||h_a - h'_a||
 
-    It is half the mean energy distance of two classes (Szekely & Rizzo 2013): 0 if and only if the codes of all classes
-    have the same distribution, and positive otherwise. Every class has the same weight. With weights by size, large
-    classes could make the value as small as they like by spreading out.
+    h_a and h'_a are two codes of class a. B - W is half the mean energy distance of two classes (Szekely & Rizzo 2013):
+    0 if and only if the codes of all classes have the same distribution, and positive otherwise. Every class has the
+    same weight; with weights by size, B - W would fall without limit as a large class spreads out. The quotient does
+    not depend on the scale of the codes, so a collapse does not lower it.
 
     codes: (N, D). labels: integers (N,). The K classes are those with two codes or more; fewer than two give 0.
     """
@@ -44,7 +45,8 @@ def energy_distance(codes: Tensor, labels: Tensor) -> Tensor:
     between = ~same * (counts / size)[:, None] * (counts / size)[None, :]
     within = same * (counts / (size * (size - 1).clamp(min=1)))[:, None]
     mean_between = (distance * between).sum() / (classes * (classes - 1)).clamp(min=1)
-    return (mean_between - (distance * within).sum() / classes.clamp(min=1)) * (classes > 1.5)
+    mean_within = (distance * within).sum() / classes.clamp(min=1)
+    return (1 - mean_within / mean_between.clamp(min=1e-6)) * (classes > 1.5)
 
 
 class TranslatedQMVAE(QMVAE):
@@ -84,10 +86,10 @@ class TranslatedQMVAE(QMVAE):
             f"translated_{m}": self.translated_loss(m, images, shared, private, labels)
             for m in self.config.translation.modalities
         }
-        energies = {f"energy_{m}": energy_distance(q.rsample(), labels) for m, q in private.items()}
+        shares = {f"class_share_{m}": class_share(q.mean, labels) for m, q in private.items()}
         loss = self.config.beta * quad - sum(elbos.values()) + translated * sum(losses.values())
-        loss = loss + self.config.translation.energy * sum(energies.values())
-        return {"loss": loss, "quad": quad} | losses | energies | elbos | divergences | distances
+        loss = loss + self.config.translation.class_share * sum(shares.values())
+        return {"loss": loss, "quad": quad} | losses | shares | elbos | divergences | distances
 
     def translated_loss(
         self,
