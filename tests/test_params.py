@@ -69,7 +69,7 @@ FAULTS = {
     "one modality": (lambda d: d.update(modalities={"mnist": {"net": "mlp"}}), "modalities.*at least 2"),
     "a weight for no modality": (
         lambda d: d["qmvae"]["kl_private"].update(audio=1.0),
-        r"qmvae.kl_private: has \['audio', 'mnist', 'svhn'\], expected one entry for each modality",
+        r"qmvae.kl_private.audio: expected a modality, a kind or all: mnist, svhn, mlp, conv, all",
     ),
     "a modality without weight": (
         lambda d: d["qmvae"]["kl_private"].pop("conv"),
@@ -77,7 +77,7 @@ FAULTS = {
     ),
     "a modality named like a result": (
         lambda d: d["modalities"].update({"a_to_b": {"net": "mlp"}}),
-        "modalities: 'a_to_b' would be mistaken for a key of the results; rename it",
+        "modalities: 'a_to_b' would be mistaken for another key; rename it",
     ),
     "a modality named like a path": (lambda d: d["modalities"].update({"../x": {"net": "mlp"}}), "modalities"),
     "a preset named like a path": (lambda d: d.update(preset="../x"), "preset"),
@@ -139,7 +139,7 @@ def test_all_faults_come_in_one_message(tmp_path):
         d["qmvae"].update(alpha1=-1.0)
         d["device"] = "tpu"
 
-    with pytest.raises(ParamsError, match="(?s)device.*qmvae.alpha1"):
+    with pytest.raises(ParamsError, match="(?s)qmvae.alpha1.*device"):
         load(root=edited(tmp_path, two))
 
 
