@@ -47,7 +47,7 @@ def test_the_gradient_reaches_the_decoder_and_the_private_encoder_only():
     model, images, labels = make("translated")
     shared = {m: model.shared_encoders[m](x) for m, x in images.items()}
     private = {m: model.private_encoders[m](x) for m, x in images.items()}
-    model.translated_loss("mnist", images, shared, private, labels).backward()
+    model.translated_loss("mnist", shared, private, labels).backward()
     reached = {tuple(name.split(".")[:2]) for name, p in model.named_parameters() if p.grad is not None}
     assert reached == {("decoders", "mnist"), ("private_encoders", "mnist")}
 

@@ -55,8 +55,7 @@ class TranslatedQMVAE(QMVAE):
     The cause: the private code of an image can encode its class. Then a translation, with the shared code of y and the
     private code of another image x', shows the class of x'. Eq. 19 cannot prevent this: it has no generated image.
 
-    L_translated(x^, z, h) = max(||mu(x^) - z|| - ||mu(x^) - mu(x')|| + alpha, 0)
-                           + style_weight max(||nu(x^) - h|| - ||nu(x^) - nu(x)|| + alpha, 0)
+    L_translated(x^, z) = max(||mu(x^) - z|| - ||mu(x^) - mu(x')|| + alpha, 0)
     x^ = decoder(z, h),  z = mu(y),  h ~ q(h|x')
 
     x and y are a pair of one class, and x' is another image of the modality of x, of another class. mu and nu are the
@@ -82,35 +81,45 @@ class TranslatedQMVAE(QMVAE):
         private = {m: self.private_encoders[m](x) for m, x in images.items()}
         elbos, divergences = self.elbos(images, shared, private)  # Eqs. 7, 17, 18
         quad, distances = self.quadruplet_loss({m: q.mean for m, q in shared.items()}, labels, policy)  # Eq. 19
-        losses = {
-            f"translated_{m}": self.translated_loss(m, images, shared, private, labels)
-            for m in self.config.translation.modalities
-        }
-        shares = {f"class_share_{m}": class_share(q.mean, labels) for m, q in private.items()}
-        loss = self.config.beta * quad - sum(elbos.values()) + translated * sum(losses.values())
-        loss = loss + self.config.translation.class_share * sum(shares.values())
-        return {"loss": loss, "quad": quad} | losses | shares | elbos | divergences | distances
+        extra = {f"class_share_{m}": class_share(q.mean, labels) for m, q in private.items()}
+        config, loss = self.config.translation, self.config.beta * quad - sum(elbos.values())
+        loss = loss + config.class_share * sum(extra.values())
+        if config.cross_reconstruction:
+            crossed = {f"cross_log_p_{m}": self.cross_log_likelihood(m, x, shared, private) for m, x in images.items()}
+            loss = loss - config.cross_reconstruction * sum(
+                self.weights()[0][m] * crossed[f"cross_log_p_{m}"] for m in images
+            )
+            extra |= crossed
+        if config.weight:
+            hinges = {f"translated_{m}": self.translated_loss(m, shared, private, labels) for m in config.modalities}
+            loss = loss + translated * sum(hinges.values())
+            extra |= hinges
+        return {"loss": loss, "quad": quad} | extra | elbos | divergences | distances
+
+    def cross_log_likelihood(
+        self, name: str, x: Tensor, shared: Mapping[str, Gaussian], private: Mapping[str, Gaussian]
+    ) -> Tensor:
+        """Return E[ln p(x|z,h)] in nats with z ~ q(z|y) of each other modality y, h ~ q(h|x): a batch mean, a scalar.
+
+        Eqs. 7 and 17 decode x with z of x itself, alone or fused. Cross-generation decodes with z of y alone.
+        """
+        codes = [q.rsample() for m, q in shared.items() if m != name]
+        return torch.stack(self.expected_log_likelihoods(name, x, codes, private[name])).mean()
 
     def translated_loss(
-        self,
-        name: str,
-        images: Images,
-        shared: Mapping[str, Gaussian],
-        private: Mapping[str, Gaussian],
-        labels: Tensor,
+        self, name: str, shared: Mapping[str, Gaussian], private: Mapping[str, Gaussian], labels: Tensor
     ) -> Tensor:
         """Return L_translated of modality `name`, summed over the other modalities: a batch mean, a scalar.
 
         Row i takes z from its own pair, and h from a random other row. Rows whose classes agree contribute 0.
 
-        images: (N, C, H, W) each. shared: q(z|x_m), over (N, shared) each. private: q(h_m|x_m), over (N, private) each.
-        labels: integers (N,).
+        shared: q(z|x_m), over (N, shared) each. private: q(h_m|x_m), over (N, private) each. labels: integers (N,).
         """
         config, count, device = self.config.translation, len(labels), labels.device
         shift = 1 + torch.randint(max(count - 1, 1), (1,), device=device)
         other = (torch.arange(count, device=device) + shift) % count
         differs = labels != labels[other]
-        own = {"shared": shared[name].mean.detach(), "private": private[name].mean.detach()}
+        own = shared[name].mean.detach()
         total = torch.zeros((), device=device)
         for z in (q.mean.detach() for m, q in shared.items() if m != name):
             h = Gaussian(*(part[other] for part in private[name])).rsample()
@@ -119,15 +128,8 @@ class TranslatedQMVAE(QMVAE):
             x = self.decode(name, z, h).float()
             if config.shift:
                 x = shifted(x, config.shift)
-            loss = hinge(fixed(self.shared_encoders[name], x).mean, z, own["shared"][other], config.margin)
-            if config.style_weight:
-                code = fixed(self.private_encoders[name], x).mean
-                loss = loss + config.style_weight * hinge(code, h.detach(), own["private"], config.margin)
+            loss = hinge(fixed(self.shared_encoders[name], x).mean, z, own[other], config.margin)
             total = total + (loss * differs).mean()
-            if config.cross_reconstruction:
-                log_p = self.expected_log_likelihoods(name, images[name], [z], private[name])[0]
-                weight = config.cross_reconstruction * self.config.likelihood[name].weight / config.weight
-                total = total - weight * log_p
         return total
 
 

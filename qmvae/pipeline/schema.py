@@ -144,7 +144,6 @@ class Translation(Section):
     weight: Weight
     margin: Weight
     class_share: Weight
-    style_weight: Weight
     private_gradient: bool
     cross_reconstruction: Weight
     shift: Annotated[int, Field(ge=0, le=8)]
