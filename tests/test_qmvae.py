@@ -19,7 +19,7 @@ def make(count=2, **changes):
         likelihood={m: dict(family="laplace", scale=0.75, weight=1.5 + i) for i, m in enumerate(names)},
         kl_private={m: 5.0 + i for i, m in enumerate(names)},
         negatives=dict(policy="semihard", start=0.5, distinct=False, labels=True),
-        quadruplet=["first", "second", "third"], prior_expert=True, unimodal_elbos=True,
+        quadruplet=["first", "second", "third"], metric="across", prior_expert=True, unimodal_elbos=True,
     )  # fmt: skip
     torch.manual_seed(0)
     model = QMVAE({m: SHAPES[m] for m in names}, NETWORKS, namespace(settings | changes)).double()

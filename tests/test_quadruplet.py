@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from qmvae.model.quadruplet import quadruplet_terms, select_negatives
+from qmvae.model.quadruplet import quadruplet_terms, select_negatives, triplet_terms
 
 
 def test_each_term_of_eq_19_against_a_numpy_loop():
@@ -84,3 +84,34 @@ def test_a_batch_of_one_class_has_no_usable_row_and_two_classes_none_that_are_di
 def test_unknown_policy():
     with pytest.raises(ValueError, match="easy.*expected random, semihard or hardest"):
         select_negatives(torch.randn(4, 2), torch.randn(4, 2), torch.arange(4), "easy")
+
+
+def test_triplets_within_a_modality_by_hand():
+    torch.manual_seed(0)
+    codes, labels = torch.randn(8, 3).double(), torch.tensor([0, 0, 1, 1, 2, 2, 3, 4])  # 3 and 4 have no positive
+    loss, positive, negative = triplet_terms(codes, labels, "hardest", 0.7)
+    rows = []
+    for a, p in ((0, 1), (1, 0), (2, 3), (3, 2), (4, 5), (5, 4)):
+        apart = (codes[a] - codes[p]).norm()
+        nearest = min((codes[a] - codes[n]).norm() for n in range(8) if labels[n] != labels[a])
+        rows.append(torch.stack([torch.relu(apart - nearest + 0.7), apart, nearest]))
+    expected = torch.stack(rows).sum(dim=0) / 8
+    assert torch.allclose(torch.stack([loss, positive, negative]), expected, rtol=1e-9)
+
+
+def test_triplets_do_not_see_how_far_a_modality_lies_from_the_others():
+    torch.manual_seed(0)
+    codes, labels = torch.randn(12, 3), torch.arange(12) % 3
+    torch.manual_seed(1)
+    here = triplet_terms(codes, labels, "semihard", 2.0)
+    torch.manual_seed(1)
+    there = triplet_terms(codes + 100.0, labels, "semihard", 2.0)
+    assert torch.allclose(here[0], there[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("labels", [[1, 1, 1], [0, 1, 2], [0]])
+def test_triplets_need_a_positive_and_a_negative(labels):
+    codes = torch.randn(len(labels), 3, requires_grad=True)
+    loss, *_ = triplet_terms(codes, torch.tensor(labels), "semihard", 2.0)
+    loss.backward()
+    assert loss.item() == 0.0 and torch.isfinite(codes.grad).all()

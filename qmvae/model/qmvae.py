@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qmvae.model.base import Images, MultimodalVAE
 from qmvae.model.gaussian import Gaussian, product_of_experts
-from qmvae.model.quadruplet import QuadrupletTerms, quadruplet_terms, select_negatives
+from qmvae.model.quadruplet import QuadrupletTerms, quadruplet_terms, select_negatives, triplet_terms
 
 
 class QMVAE(MultimodalVAE):
@@ -131,10 +131,16 @@ class QMVAE(MultimodalVAE):
 
         means: the mean of q(z|x_m) of each modality, (N, shared). labels: the classes, integers (N,).
         policy: see `quadruplet.select`. Raises ValueError on an unknown policy.
+
+        With `metric: within`, it is TVAE's loss in each modality instead, see `quadruplet.triplet_terms`: an ablation.
         """
         config = self.config
         # with `negatives.labels: false`, each row of the batch is a class of its own
         classes = labels if config.negatives.labels else torch.arange(len(labels), device=labels.device)
+        if config.metric == "within":
+            found = [triplet_terms(mu, classes, policy, config.alpha1) for mu in means.values()]
+            quad, positive, negative = (torch.stack(terms).sum() for terms in zip(*found, strict=True))
+            return quad, {"distance_positive": positive, "distance_negative": negative}
         totals = []
         for x, y in combinations(means.values(), 2):
             x_negative, y_negative, usable = select_negatives(x, y, classes, policy, config.negatives.distinct)

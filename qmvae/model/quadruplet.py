@@ -94,3 +94,26 @@ def select(policy: str, allowed: Tensor, distance: Tensor, positive: Tensor) -> 
         farthest = distance.masked_fill(~allowed, -torch.inf).argmax(dim=1)
         return torch.where(farther.isfinite().any(dim=1), farther.argmin(dim=1), farthest)
     raise ValueError(f"negatives policy {policy!r}: expected random, semihard or hardest")
+
+
+def triplet_terms(codes: Tensor, labels: Tensor, policy: str, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the triplet loss of TVAE (Ishfaq et al. 2018) on one modality, and two distances: batch means, scalars.
+
+    max(||mu(a) - mu(p)|| - ||mu(a) - mu(n)|| + alpha, 0)
+
+    Each row is once an anchor a. The positive p is a random other row of its class. The negative n is a row of another
+    class. The distances are those of a from p and from n. Rows without a positive or a negative contribute 0. The loss
+    compares no codes of two modalities. So it is an ablation of Eq. 19, not a part of the paper's model.
+
+    codes: the means mu, (N, D). labels: integers (N,). policy: see `select`. alpha: the margin.
+    """
+    same = (labels[:, None] == labels[None, :]) & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    differs = labels[:, None] != labels[None, :]
+    with torch.no_grad():
+        distance = torch.cdist(codes, codes)
+        p = select("random", same, distance, distance.diagonal())
+        n = select(policy, differs, distance, distance.gather(1, p[:, None])[:, 0])
+        usable = same.any(dim=1) & differs.any(dim=1)
+    positive, negative = vector_norm(codes - codes[p], dim=1), vector_norm(codes - codes[n], dim=1)
+    loss = torch.relu(positive - negative + alpha)
+    return (loss * usable).mean(), (positive * usable).mean(), (negative * usable).mean()

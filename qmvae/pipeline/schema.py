@@ -133,6 +133,7 @@ class QMVAE(Section):
     alpha2: Weight
     beta: Weight
     quadruplet: list[Literal["first", "second", "third"]]
+    metric: Literal["across", "within"]
     prior_expert: bool
     unimodal_elbos: bool
     negatives: Negatives
