@@ -1,8 +1,11 @@
 # Two commands do it all: `make repro` (the results) and `make test` (the checks). See `make help`.
 
-PYTHON ?= python3
+# These count if they are given after `make`; exported variables of the same names are for other programs.
+PYTHON := python3
 VENV := .venv
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+PRESET :=
+DATA :=
+export PATH := $(abspath $(VENV))/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 SWITCH := $(if $(PRESET),--preset "$(PRESET)") $(if $(DATA),--data "$(DATA)")
 

@@ -8,6 +8,7 @@ import sys
 EXPECTED = ("ParamsError", "DataError", "TrainingError", "FileError", "JobError")  # messages, without a traceback
 TEXTS = {  # the stages in the order of a run, then what helps
     "code": "hash the code of every stage, so that DVC knows which results are stale",
+    "inputs": "hash the image files that the preset reads, so that DVC knows which images are stale",
     "data": "read or make the images of the preset and pair them",
     "classifiers": "train the classifiers that label generated images",
     "train": "train models with every seed of the preset",

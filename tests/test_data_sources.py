@@ -253,7 +253,13 @@ def test_sides_for_the_conv_network(tmp_path):
 
 
 def test_the_archives_of_the_modalities_are_the_files_read(tmp_path):
-    assert files_read("archive", tmp_path, ["photo", "half"]) == [tmp_path / "photo.npz", tmp_path / "half.npz"]
+    paths = [tmp_path / "photo.npz", tmp_path / "half.npz"]
+    for path in paths:
+        with pytest.raises(DataError, match=f"{path}: not there, expected an archive with train_images, .*; put it"):
+            files_read("archive", tmp_path, ["photo", "half"])
+        path.touch()
+    assert files_read("archive", tmp_path, ["photo", "half"]) == paths
+    assert files_read("torchvision", tmp_path / "nowhere", NAMES) == []  # their content is known
 
 
 class Bomb:
@@ -496,7 +502,7 @@ def paper(folder):
 def test_published_files_are_used_where_they_lie(tmp_path, published, leave_out):
     lay(tmp_path / "data", published, leave_out)
     before = sorted((tmp_path / "data").rglob("*"))
-    used = files_read("torchvision", tmp_path / "data", NAMES)
+    used = [path for name in NAMES for path in official.files(tmp_path / "data", name)]
     assert len(used) == 6 and set(used) == {path for path in before if path.is_file()}
     dataset = paper(tmp_path)
     assert dataset.describe() == "MNIST 60/20 + SVHN 50/30"
@@ -523,7 +529,7 @@ def serve(published, spoil=lambda content: content):
 def test_what_is_not_there_is_downloaded_once(tmp_path, published, monkeypatch):
     monkeypatch.setattr(official, "download_url", serve(published))
     first = paper(tmp_path)
-    assert all(path.is_file() for path in files_read("torchvision", tmp_path / "data", NAMES))
+    assert all(path.is_file() for name in NAMES for path in official.files(tmp_path / "data", name))
     names = {str(p.relative_to(tmp_path / "data")) for p in (tmp_path / "data").rglob("*") if p.is_file()}
     assert names == {name for name in published if not name.endswith("ubyte")}
     monkeypatch.setattr(official, "download_url", no_internet)
@@ -580,7 +586,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, published):
 def test_torchvision_has_two_modalities(tmp_path):
     with pytest.raises(DataError, match="speech.*mnist and svhn.*archive"):
         official.read(tmp_path, "speech")
-    assert files_read("torchvision", tmp_path, ["speech"]) == []
+    assert official.files(tmp_path, "speech") == []
 
 
 def test_the_checksums_of_the_unpacked_files_are_the_official_ones():

@@ -46,7 +46,7 @@ def write_pipeline(folder: Path, **changes) -> Path:
     (folder / "params.yaml").write_text(yaml.safe_dump(document | changes, sort_keys=False))
     write_archives(folder / "data", train=400, test=200)
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    kept = ("code", "data", "classifiers", "train", "evaluate", "metrics", *NOTEBOOKS)
+    kept = ("code", "inputs", "data", "classifiers", "train", "evaluate", "metrics", *NOTEBOOKS)
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {name: stages[name] for name in kept}}))
     shutil.copytree(ROOT / "qmvae", folder / "qmvae", ignore=shutil.ignore_patterns("__pycache__"))
     for place in ("notebooks", "ablations"):

@@ -1,6 +1,8 @@
 """The runner of the notebooks: same bytes twice, nothing of the machine, nothing half-written."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +26,8 @@ def write_notebook(root: Path, *sources: str) -> None:
     nbformat.write(nbformat.v4.new_notebook(cells=cells), root / "notebooks" / "story.ipynb")
 
 
-def run(root: Path) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def run(root: Path, **exported: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | exported
     command = [sys.executable, "-m", "qmvae", "notebook", "story"]
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
 
@@ -76,6 +78,81 @@ def test_a_killed_kernel_is_said_to_be(tmp_path):
     assert not (tmp_path / "reports").exists()
 
 
+FIGURE = "import matplotlib.pyplot as plt\nfigure, _ = plt.subplots(figsize=(1, 1))\nplt.close()\nfigure"
+WHAT_COUNTS = """
+try:
+    assert False
+    print("no assertion counts")
+except AssertionError:
+    pass
+print([name for name in dir() if "leak" in name], sorted(__import__("matplotlib").rcParams["text.color"]))
+"""
+
+
+@pytest.fixture
+def personal(tmp_path):
+    """Settings of Matplotlib, IPython, Jupyter and Python that a user may have, as environment variables."""
+    home = tmp_path / "home"
+    for name, text in {
+        ".config/matplotlib/matplotlibrc": "backend: Agg\nfigure.facecolor: red\ntext.color: red\n",
+        ".ipython/profile_default/startup/00.py": "leak_of_ipython = 1\n",
+        ".ipython/profile_default/ipython_config.py": "c.InlineBackend.figure_formats = {'svg'}\n",
+        ".local/share/jupyter/kernels/python3/kernel.json": '{"argv": ["false"], "display_name": "", "language": ""}',
+        "startup.py": "leak_of_python = 1\n",
+    }.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text)
+    exported = {"HOME": str(home), "MATPLOTLIBRC": str(home / ".config/matplotlib/matplotlibrc"), "MPLBACKEND": "Agg"}
+    exported |= {"IPYTHONDIR": str(home / ".ipython"), "JUPYTER_PATH": str(home / ".local/share/jupyter")}
+    return exported | {"PYTHONSTARTUP": str(home / "startup.py"), "PYTHONOPTIMIZE": "1", "PYTHONWARNINGS": "always"}
+
+
+def test_personal_settings_change_nothing(tmp_path, personal):
+    write_notebook(tmp_path, FIGURE, WHAT_COUNTS)
+    executed = tmp_path / "reports" / "tiny" / "notebooks" / "story.ipynb"
+    made = []
+    for exported in ({}, personal, {"HOME": "/dev/null/nobody's"}):  # the last one can't be written, by root neither
+        result = run(tmp_path, **exported)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+        made.append(executed.read_bytes())
+    assert made[0] == made[1] == made[2] and b"image/png" in made[0]
+    assert nbformat.reads(made[0], as_version=4).cells[2].outputs[0].text.startswith("[] ")
+
+
+@pytest.mark.parametrize("promise", ["alt", "plt.show()", "a picture from before"])
+def test_a_cell_without_the_figure_that_it_promises_is_named(tmp_path, promise):
+    write_notebook(tmp_path, "import matplotlib\nmatplotlib.use('Agg')", FIGURE)
+    path = tmp_path / "notebooks" / "story.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    if promise == "alt":
+        notebook.cells[2].metadata.alt = "an empty square"
+    elif promise == "plt.show()":
+        notebook.cells[2].source += "\nplt.show()"
+    else:
+        notebook.cells[2].outputs = [nbformat.v4.new_output("display_data", data={"image/png": "aaaa"})]
+    nbformat.write(notebook, path)
+    result = run(tmp_path)
+    assert (result.returncode, result.stdout) == (1, "") and "Traceback" not in result.stderr
+    assert "story.ipynb: cell 2 promises a figure and has none" in result.stderr
+    assert not (tmp_path / "reports").exists()
+
+
+def test_nbval_runs_notebooks_in_the_same_way(tmp_path, personal):
+    write_notebook(tmp_path, FIGURE, WHAT_COUNTS)
+    for name in ("conftest.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    assert run(tmp_path).returncode == 0
+    whole = nbformat.read(tmp_path / "reports" / "tiny" / "notebooks" / "story.ipynb", as_version=4)
+    nbformat.write(whole, tmp_path / "notebooks" / "story.ipynb")
+    whole.cells[1].source = f"import matplotlib\nmatplotlib.use('Agg')\n{FIGURE}"
+    nbformat.write(whole, tmp_path / "notebooks" / "tale.ipynb")
+    command = [sys.executable, "-m", "pytest", "--nbval", "-p", "no:cacheprovider", "notebooks"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | personal
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert re.search("1 failed, 5 passed", result.stdout), result.stdout + result.stderr
+    assert "tale.ipynb::Cell 1" in result.stdout and "promises a figure and has none" in result.stdout
+
+
 def test_a_notebook_that_is_not_there_or_not_one(tmp_path):
     write_notebook(tmp_path)
     with pytest.raises(FileError, match="no such notebook; there are story"):
@@ -110,7 +187,7 @@ def test_a_cell_fits_on_a_screen_and_each_picture_is_described(path):
         if cell.cell_type == "code":
             assert len(cell.source.splitlines()) <= 30, cell.id
             pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
-            assert not pictures or cell.metadata.get("alt"), f"{cell.id}: say under `alt` what the picture shows"
+            assert bool(pictures) == bool(cell.metadata.get("alt")), f"{cell.id}: `alt` says what its picture shows"
 
 
 def test_the_check_names_what_does_not_belong_into_git(tmp_path):
@@ -133,6 +210,7 @@ def test_the_check_names_what_does_not_belong_into_git(tmp_path):
     for spoil, message in (
         (lambda notebook: notebook.metadata.update(papermill={}), "metadata of one machine or run"),
         (lambda notebook: notebook.cells[1].metadata.update(collapsed=True), "metadata of one machine or run"),
+        (lambda notebook: notebook.cells[0].metadata.update(alt="a curve"), "cell a: promises a figure and has none"),
         (lambda notebook: notebook.cells[1].outputs.append(error), "cell c0: ended in an error"),
         (lambda notebook: notebook.cells[1].outputs.append(path_in_text), "/home/somebody/data is a path of one"),
         (lambda notebook: notebook.cells[1].outputs.append(path_in_value), "/tmp/pytest-0/data is a path of one"),

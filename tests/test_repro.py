@@ -12,9 +12,12 @@ import sys
 import pytest
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from dvc.utils import strictyaml
-from tiny import ROOT, environment, make_data, write_params, write_project
+from test_faults import write_pipeline
+from tiny import ROOT, environment, make_data, write_archives, write_params, write_project
 
+from qmvae.data.checks import DataError
 from qmvae.pipeline import repro, training
+from qmvae.pipeline.params import ParamsError
 from qmvae.pipeline.stages import classifiers
 
 
@@ -85,6 +88,87 @@ def test_the_second_is_told_so_before_params_yaml_is_touched(checkout):
     assert run.returncode == 1 and "Traceback" not in run.stderr
     assert "another `make repro` is running here; wait for it or stop it first" in run.stderr
     assert (checkout / "params.yaml").read_bytes() == before
+
+
+FOLDERS = {  # what is wrong with a folder, and what is said then
+    "nowhere": (ParamsError, "folder: there is no {}; name the folder"),
+    "a\0b": (ParamsError, "folder: there is no"),
+    "a file": (ParamsError, "folder: there is no {}; name the folder"),
+    ".": (DataError, "mnist.npz: not there, expected an archive with train_images, .*; put it there"),
+    "reports": (DataError, "reports/mnist.npz: not there, expected an archive"),
+    "half": (DataError, "half/svhn.npz: not there, expected an archive"),
+    "artifacts/tiny/data": (ParamsError, "folder: runs delete files in {}; move the image files"),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_data_folder_without_the_images_is_refused_before_params_yaml_is_touched(tmp_path, monkeypatch, name):
+    write_project(tmp_path)
+    for folder in ("reports", "half", "artifacts/tiny/data"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "a file").touch()
+    shutil.copy(tmp_path / "data" / "mnist.npz", tmp_path / "half")
+    write_archives(tmp_path / "artifacts" / "tiny" / "data")
+    before = (tmp_path / "params.yaml").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    kind, message = FOLDERS[name]
+    with pytest.raises(kind, match=message.format(re.escape(str(tmp_path / name)))):
+        repro.plan("tiny", name)
+    assert (tmp_path / "params.yaml").read_bytes() == before
+
+
+def test_built_in_images_need_no_folder(tmp_path, monkeypatch):
+    text = write_project(tmp_path).joinpath("params.yaml").read_text()
+    text = text.replace("source: archive", "source: builtin").replace("folder: data", "folder: /nowhere")
+    (tmp_path / "params.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert repro.plan().images.source == "builtin"
+    with pytest.raises(ParamsError, match="folder: there is no /elsewhere"):
+        repro.plan(data="/elsewhere")
+    assert repro.plan(data="data").data == tmp_path / "data"
+
+
+NAMELESS = """import pwd
+def getpwuid(number):
+    raise KeyError(f"getpwuid(): uid not found: {number}")
+pwd.getpwuid = getpwuid
+"""
+
+
+def test_a_download_without_git_and_a_user_without_a_name(tmp_path):
+    """And a `python` on the path that is another, a home that can't be written, files in the data folder of others."""
+    folder = write_pipeline(tmp_path / "a project")
+    shutil.rmtree(folder / ".git")
+    for name, text, mode in (("sitecustomize.py", NAMELESS, 0o644), ("python", "#!/bin/sh\nexit 9\n", 0o755)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(mode)
+    nobody = {
+        "HOME": "/dev/null/home",
+        "PYTHONPATH": f"{tmp_path}:{folder}",
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    }
+    named = {name: "" for name in ("LOGNAME", "USER", "LNAME", "USERNAME")}  # getpass takes them for absent
+    os.mkfifo(folder / "data" / "endless")  # who reads it waits forever
+
+    def run(*command: str) -> str:
+        place = {"DVC_SITE_CACHE_DIR": f"{folder}-site"}
+        done = subprocess.run(
+            [sys.executable, "-m", *command], cwd=folder, env=environment(**nobody, **named, **place),
+            capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    said = run("qmvae", "repro", "data")
+    assert "Running stage 'data@tiny'" in said and "pairs: " in said
+    (folder / "data" / "others.npz").write_text("not among the modalities")
+    assert "Stage 'data@tiny' didn't change" in run("qmvae", "repro", "data")
+    # DVC alone, with git, a name, a home, and this interpreter on the path
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    nobody |= {"HOME": str(tmp_path), "PATH": f"{os.path.dirname(sys.executable)}:{nobody['PATH']}"}
+    named["USER"] = "somebody"
+    write_archives(folder / "data", train=410)
+    assert "Running stage 'data@tiny'" in run("dvc", "repro", "data")
 
 
 @pytest.mark.parametrize("stage", ["classifiers", "evaluate qmvae", "notebook 01_data"])

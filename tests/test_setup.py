@@ -1,9 +1,12 @@
 """The set-up's files agree: one list of pins, one version of Python, a stage for each notebook."""
 
 import json
+import os
 import re
+import subprocess
 import tomllib
 
+import pytest
 import yaml
 from tiny import ROOT
 
@@ -49,6 +52,33 @@ def test_hooks_and_make_check_run_the_same_ruff():
         re.findall(r"\bruff==([\d.]+)", (ROOT / name).read_text()) for name in ("Makefile", ".pre-commit-config.yaml")
     ]
     assert all(found) and len({version for versions in found for version in versions}) == 1
+
+
+OTHERS = {"PRESET": "paper", "DATA": "/nowhere/data", "PYTHON": "/nowhere/python", "VENV": "/nowhere/venv"}
+
+
+def make(*arguments: str, **exported: str) -> str:
+    """Return what `make` prints, with the exported variables, and without those of a `make` around these tests."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    kept = {name: value for name, value in kept.items() if name not in OTHERS}
+    run = subprocess.run(["make", *arguments], cwd=ROOT, env=kept | exported, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize("target", ["repro", "test", "ablations", "site"])
+def test_make_takes_its_variables_from_its_own_command_line(target):
+    again = ["--dry-run", f"--what-if={ROOT / 'requirements.lock'}", target]  # with the installation
+    assert make(*again, **OTHERS) == make(*again)
+    given = make(*again, *(f"{name}={value}" for name, value in OTHERS.items()))
+    assert "/nowhere/python -m venv /nowhere/venv" in given
+    assert '/nowhere/venv/bin/python -m qmvae repro --preset "paper" --data "/nowhere/data"' in given
+
+
+@pytest.mark.parametrize("venv", ["/nowhere/a/venv", ".venv-3.13"])
+def test_make_puts_the_environment_first_on_the_path(venv):
+    path = make("--eval=path: ; @echo $$PATH", "path", f"VENV={venv}")
+    assert path.startswith(f"{ROOT / venv / 'bin'}:")
 
 
 def test_dvc_does_not_call_home():

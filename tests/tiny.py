@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +12,27 @@ from qmvae.pipeline import params
 from qmvae.pipeline.stages import data
 
 ROOT = Path(__file__).parents[1]
+SHAPES = {"mnist": (16, 16), "svhn": (16, 16, 3)}
 
 
-def write_archives(folder: Path, train: int = 120, test: int = 40) -> None:
-    """Write mnist.npz and svhn.npz in the documented form; a class is a bright square at its own place, with noise."""
+def write_archives(
+    folder: Path, train: int = 120, test: int = 40, shapes: Mapping[str, tuple[int, ...]] = SHAPES, classes=range(10)
+) -> None:
+    """Write an archive for each modality in the documented form; a class is a bright square at its place, with noise.
+
+    shapes: by modality (height, width) or (height, width, 3), at least 16 pixels each. classes: the labels, 32 at most.
+    """
     random = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, shape in {"mnist": (16, 16), "svhn": (16, 16, 3)}.items():
+    for name, shape in shapes.items():
         arrays = {}
         for split, count in (("train", train), ("test", test)):
-            labels = random.permutation(np.arange(count) % 10)
+            chosen = random.permutation(np.arange(count) % len(classes))
             images = random.integers(0, 60, (count, *shape))
-            for image, label in zip(images, labels, strict=True):
-                row, column = divmod(int(label), 4)
-                image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 180
-            arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": labels.astype(np.uint8)}
+            for image, k in zip(images, chosen, strict=True):
+                row, column = divmod(int(k) % 16, 4)
+                image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 180 if k < 16 else 90
+            arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": np.array(classes)[chosen]}
         np.savez_compressed(folder / f"{name}.npz", **arrays)
 
 
@@ -37,10 +44,10 @@ def write_params(folder: Path, **training) -> None:
         seeds=[0, 1], steps=30, batch_size=16, lr=0.001, precision="float32", compile="off", cooldown=0.5,
         checkpoint_every=10, log_every=5,
     ) | training  # fmt: skip
-    subset["overrides"] = {model: {} for model in subset["overrides"]}
+    subset |= {"overrides": {}, "models": ["qmvae"]}
     subset["classifiers"] |= {"epochs": 1, "strong_steps": 5, "batch_size": 32}
     subset["evaluation"] |= {"conditions": 100, "probe_pairs": 100}
-    document |= {"preset": "tiny", "folder": "data", "device": "cpu", "models": ["qmvae"], "presets": {"tiny": subset}}
+    document |= {"preset": "tiny", "folder": "data", "device": "cpu", "presets": {"tiny": subset}}
     (folder / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
 
 

@@ -14,18 +14,24 @@ from qmvae.data.checks import ARRAYS, DataError
 MOST_BYTES = 4 * 2**30  # of one archive, unpacked
 
 
+def find(folder: Path, name: str) -> Path:
+    """Return the path of one modality's archive. Raises DataError if there is no file."""
+    path = folder / f"{name}.npz"
+    if path.is_dir():
+        raise DataError(f"{path}: found a folder, expected a .npz file; move it away and put the file there")
+    if not path.exists():
+        cure = "put it there, name its folder as `folder` in params.yaml, or run `make repro PRESET=quick`"
+        raise DataError(f"{path}: not there, expected an archive with {', '.join(ARRAYS)}; {cure}")
+    return path
+
+
 def read(folder: Path, name: str) -> tuple[str, dict[str, np.ndarray]]:
     """Return the path of one modality's archive, and those of the four arrays that it has. Raises DataError."""
-    path = folder / f"{name}.npz"
+    path = find(folder, name)
     try:
         with zipfile.ZipFile(path) as archive:
             present = [key for key in ARRAYS if f"{key}.npy" in archive.namelist()]
             return str(path), {key: _array(path, archive, key) for key in present}
-    except FileNotFoundError:
-        cure = "put it there, name its folder as `folder` in params.yaml, or run `make repro PRESET=quick`"
-        raise DataError(f"{path}: not there, expected an archive with {', '.join(ARRAYS)}; {cure}") from None
-    except IsADirectoryError:
-        raise DataError(f"{path}: found a folder, expected a .npz file; move it away and put the file there") from None
     except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise

@@ -55,6 +55,13 @@ def check_sides(where: str, arrays: Mapping, name: str) -> None:
         raise DataError(f"{where}: train_images: found {height}x{width}, expected sides divisible by 8; {cure}")
 
 
+def check_enough(where: str, found: int, batch_size: int, setting: str) -> None:
+    """Check that training can fill a batch. setting: the name of the batch size in params.yaml. Raises DataError."""
+    if found < batch_size:
+        expected = f"expected {batch_size:,} at least; add images or make {setting} smaller"
+        raise DataError(f"{where}: found {found:,}, {expected}")
+
+
 def check_values(where: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Refuse images with no value above 1, which are nearly always 0..1 by mistake: DataError. Warn up to 16."""
     for key in ("train_images", "test_images"):

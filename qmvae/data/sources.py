@@ -35,11 +35,12 @@ def read(source: str, folder: Path, names: Iterable[str], seed: int) -> dict[str
 
 
 def files_read(source: str, folder: Path, names: Iterable[str]) -> list[Path]:
-    """Return the files that `read` uses with these arguments. It downloads official files that do not exist yet."""
-    if source == "archive":
-        return [folder / f"{name}.npz" for name in names]
-    if source == "torchvision":
-        from qmvae.data import official
+    """Return the files whose content `read` does not know beforehand: archives. Raises DataError if one is missing.
 
-        return [path for name in names for path in official.files(folder, name)]
-    return []
+    Built-in images need no files, and official files are used only if they have their official checksums.
+    """
+    if source != "archive":
+        return []
+    from qmvae.data import archive
+
+    return [archive.find(folder, name) for name in names]

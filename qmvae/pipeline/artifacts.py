@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from qmvae.data.dataset import Dataset
+from qmvae.data.dataset import Dataset, Split
 from qmvae.evaluate.classifiers import CLASSIFIERS
 from qmvae.model.base import MultimodalVAE
 from qmvae.pipeline import checkpoint, datasets, files
@@ -14,6 +14,27 @@ from qmvae.pipeline.schema import Params
 def load_dataset(run: Params, device: torch.device | str = "cpu") -> Dataset:
     """Return the images and pairs of the run. Raises FileError."""
     return datasets.load_dataset(run.artifacts / "data", run.modalities, device)
+
+
+def first_two(run: Params) -> tuple[Params, Dataset]:
+    """Return the run and its data set with the first two modalities only, for figures. Print so if there are more.
+
+    Models and classifiers are still those of the whole run. Raises FileError.
+    """
+    dataset = load_dataset(run)
+    names = list(dataset.titles)[:2]
+    if len(dataset.titles) > 2:
+        print(f"Of {len(dataset.titles)} modalities, this notebook shows the first two: {' and '.join(names)}.")
+
+    def of_two(split: Split) -> Split:
+        images, labels = ({name: whole[name] for name in names} for whole in (split.images, split.labels))
+        return Split(images, labels, split.pairs[:, :2])
+
+    of_run = {key: entries for key, entries in run.qmvae if isinstance(entries, dict)}
+    qmvae = run.qmvae.model_copy(update={key: {n: entries[n] for n in names} for key, entries in of_run.items()})
+    modalities = {name: run.modalities[name] for name in names}
+    run = run.model_copy(update={"modalities": modalities, "qmvae": qmvae})
+    return run, Dataset(of_two(dataset.train), of_two(dataset.test), {name: dataset.titles[name] for name in names})
 
 
 def load_model(run: Params, name: str, seed: int | None = None, device: torch.device | str = "cpu") -> MultimodalVAE:

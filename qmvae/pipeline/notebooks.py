@@ -4,22 +4,18 @@ The executed copy goes to reports/<preset>/notebooks. It holds no times, duratio
 run writes the same bytes.
 """
 
-import contextlib
 import copy
-import json
 import logging
 import os
 import re
-import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
 import papermill
 from nbconvert.preprocessors import ClearMetadataPreprocessor, CoalesceStreamsPreprocessor
 
-from qmvae.pipeline import files
+from qmvae.pipeline import files, surroundings
 from qmvae.pipeline.schema import Params
 
 # an absolute path that is not the end of a relative path or of a web address
@@ -27,27 +23,8 @@ PATH = re.compile(
     r"(?<![\w.~/-])/(home|Users|root|tmp|private|var|opt|mnt|media|srv|scratch)/[^\s'\"]*|\b[A-Z]:\\[\w.]\S*"
 )
 KEPT = {"tags", "jupyter", "alt"}  # of a cell's metadata: parameters, folded solutions, what a figure shows
+NO_FIGURE = "promises a figure and has none: keep Matplotlib's backend, or clear `alt` and old output"
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-
-
-@contextlib.contextmanager
-def own_kernel() -> Iterator[None]:
-    """Run kernels of this interpreter, with empty settings of IPython and Matplotlib, whatever the user's are."""
-    with tempfile.TemporaryDirectory() as folder:
-        own = {"IPYTHONDIR": folder, "MPLCONFIGDIR": folder, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-        spec = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "language": "python"}
-        place = Path(folder) / "kernels" / "python3" / "kernel.json"
-        place.parent.mkdir(parents=True)
-        place.write_text(json.dumps(spec | {"display_name": "Python 3"}))
-        own |= {"JUPYTER_PATH": folder, "JUPYTER_RUNTIME_DIR": folder, "JUPYTER_PREFER_ENV_PATH": "0"}
-        own |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}  # see jobs.py
-        before = dict(os.environ)
-        os.environ.update(own)
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
 
 
 def clean(notebook: nbformat.NotebookNode) -> None:
@@ -67,7 +44,7 @@ def clean(notebook: nbformat.NotebookNode) -> None:
 def execute(params: Params, stem: str) -> None:
     """Run notebooks/<stem>.ipynb with the preset; its executed copy replaces the last one if every cell succeeds.
 
-    Raises FileError that names the notebook, the cell and the error.
+    Raises FileError that names the notebook, the cell and the error, also where a promised figure is missing.
     """
     logging.getLogger("papermill").setLevel(logging.ERROR)
     path = params.root / "notebooks" / f"{stem}.ipynb"
@@ -84,8 +61,10 @@ def execute(params: Params, stem: str) -> None:
     if [count for _, count in changed] != [1]:
         raise files.FileError(f'{path}: expected one cell tagged `parameters` with one line preset = "..."')
     cells[0].source = changed[0][0]
+    promised = [promises_figure(cell) for cell in notebook.cells]
     try:
-        with own_kernel():
+        with surroundings.own_settings():
+            os.environ.setdefault("OMP_NUM_THREADS", "1")  # see jobs.py
             done = papermill.execute_notebook(
                 notebook,
                 None,
@@ -100,8 +79,22 @@ def execute(params: Params, stem: str) -> None:
         ) from None
     except RuntimeError as error:  # killed, out of memory, or never started
         raise files.FileError(f"{path}: the notebook's Python process ended early: {error}") from None
+    for index, (cell, promise) in enumerate(zip(done.cells, promised, strict=True)):
+        if promise and not has_figure(cell):
+            raise files.FileError(f"{path}: cell {index} {NO_FIGURE}")
     clean(done)
     files.save_text(params.reports / "notebooks" / path.name, nbformat.writes(done) + "\n")
+
+
+def has_figure(cell: Mapping) -> bool:
+    """Return whether an output of the cell is a picture."""
+    return any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+
+
+def promises_figure(cell: nbformat.NotebookNode) -> bool:
+    """Return whether a code cell must have a picture when it was run: it has one now, an `alt`, or a plt.show()."""
+    shows = re.search(r"(?m)^[^#\n]*\bplt\.show\(", cell.source)
+    return cell.cell_type == "code" and bool(shows or cell.metadata.get("alt") or has_figure(cell))
 
 
 def faults(path: Path) -> list[str]:
@@ -113,6 +106,8 @@ def faults(path: Path) -> list[str]:
     for cell in notebook.cells:
         if any(output.output_type == "error" for output in cell.get("outputs", [])):
             found.append(f"cell {cell.id}: ended in an error; correct it and run it again")
+        if promises_figure(cell) and not has_figure(cell):
+            found.append(f"cell {cell.id}: {NO_FIGURE}")
         for match in map(PATH.search, texts(cell)):
             if match:
                 found.append(f"cell {cell.id}: {match[0][:60]} is a path of one machine; make it relative")

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from qmvae.pipeline import params
+from qmvae.data.sources import files_read
+from qmvae.pipeline import params, surroundings
 from qmvae.pipeline.schema import Params
 
 LOCKS = ("dvc.lock", "ablations/dvc.lock")
@@ -84,19 +85,26 @@ def is_complete(path: Path) -> bool:
 
 
 def plan(preset: str | None = None, data: str | None = None) -> Params:
-    """Check params.yaml, first with these values switched on, print what will be trained, and return the parameters.
+    """Check these values, write them into params.yaml, print what will be trained, and return the parameters.
 
-    Raises ParamsError.
+    data: the folder of the image files; those that the preset reads must be there. Raises ParamsError and DataError.
     """
     root = params.find_root()
-    values = {"preset": preset, "folder": data and os.path.expanduser(data)}  # DVC does not expand ~
+    values = {"preset": preset, "folder": data and os.path.expanduser(data)}  # params.yaml does not expand ~
+    run = params.load(preset or None, root)
+    folder = root / (values["folder"] or run.data)
+    where = f"{root / 'params.yaml'}: folder"
+    if data or run.images.source != "builtin":
+        if not os.path.isdir(folder):  # Path.is_dir raises on a name that no folder can have
+            raise params.ParamsError(
+                f"{where}: there is no {folder}; name the folder that holds the image files "
+                "(data/README.md says which), or `folder: data`, which is always there"
+            )
+        if folder.resolve().is_relative_to((root / "artifacts").resolve()):
+            raise params.ParamsError(f"{where}: runs delete files in {folder}; move the image files to another folder")
+        files_read(run.images.source, folder, run.modalities)
     params.switch(root, **{key: value for key, value in values.items() if value})
-    run = params.load()
-    if not os.path.isdir(run.data):  # Path.is_dir raises on a name that no folder can have
-        raise params.ParamsError(
-            f"{root / 'params.yaml'}: folder: there is no {run.data}; name the folder that holds the image files "
-            "(data/README.md says which), or `folder: data`, which is always there"
-        )
+    run = params.load(root=root)
     for name in run.models:
         training = run.training[name]
         print(
@@ -118,17 +126,17 @@ def repro(targets: list[str], preset: str | None, data: str | None) -> int:
             raise SystemExit(f"{root}: another `make repro` is running here; wait for it or stop it first") from None
         plan(preset, data)
         restore(root)
-        # the stages' `python` is this one, also where its environment is not activated
-        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         command = [sys.executable, "-m", "dvc", "repro", *targets]
-        process = subprocess.Popen(command, cwd=root, env=environment, pass_fds=[lock.fileno()])  # it holds the lock
         stopped = False
-        while True:
-            try:
-                status = process.wait()
-                break
-            except KeyboardInterrupt:  # the terminal sent it to all processes; let DVC finish its files
-                stopped = True
+        with surroundings.own_settings():
+            environment = surroundings.for_dvc(root)
+            process = subprocess.Popen(command, cwd=root, env=environment, pass_fds=[lock.fileno()])  # holds the lock
+            while True:
+                try:
+                    status = process.wait()
+                    break
+                except KeyboardInterrupt:  # the terminal sent it to all processes; let DVC finish its files
+                    stopped = True
     if stopped:
         print("\nstopped; `make repro` goes on from here, a model from its last checkpoint", file=sys.stderr)
     return 130 if stopped else status

@@ -1,5 +1,6 @@
 """Figures from arrays and numbers."""
 
+import math
 import string
 from collections.abc import Mapping
 from typing import Any
@@ -111,10 +112,10 @@ def curves(
             axis.plot(log["step"], log[name], label=label)
         for step in sorted(set(marks.values())):
             axis.axvline(step, color="0.6", linewidth=0.6, linestyle="-", zorder=0)
-        axis.set_title(f"({letter}) {title}", pad=16)
+        axis.set_title(f"({letter}) {title}", pad=8 + 8 * math.ceil(len(names) / 3))
         axis.set_ylabel(unit)
-        beside = {"ncols": len(names), "columnspacing": 0.8, "handlelength": 2, "handletextpad": 0.4, "borderpad": 0}
-        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.02), **beside)
+        beside = {"columnspacing": 0.8, "handlelength": 2, "handletextpad": 0.4, "borderpad": 0}
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.02), ncols=min(3, len(names)), **beside)
     for axis in axes[-1]:
         axis.set_xlabel("step")
     lines = [(step, [name for name, at in marks.items() if at == step]) for step in sorted(set(marks.values()))]

@@ -45,6 +45,7 @@ def table(metrics: dict, part: str) -> pd.DataFrame:
 
     Columns are (key, whose, mean | std). `whose` is ours, paper where the paper has the key, and, in Table 1, strong:
     our images by the stronger classifier. Values are missing for a model that was not trained or is not in the paper.
+    A trained model without a shared code, such as CVAE, has an empty row in Table 2.
     Table 1's chance level is that of the test pairs' classes.
     """
     modalities, models, chance = metrics["modalities"], metrics["models"], metrics.get("chance", {})
@@ -68,7 +69,8 @@ def table(metrics: dict, part: str) -> pd.DataFrame:
                 row[key, "paper", "mean"], row[key, "paper", "std"] = numbers
     frame = pd.DataFrame.from_dict(rows, orient="index", dtype=float)
     frame.columns = pd.MultiIndex.from_tuples(frame.columns)
-    return frame.dropna(how="all")
+    trained = frame.index.isin([MODELS.get(name, name) for name in models])
+    return frame[trained | frame.notna().any(axis=1)]
 
 
 def mean_and_std(found: dict | None, scale: float) -> tuple[float | None, float | None]:
@@ -161,6 +163,8 @@ def caption(metrics: dict, what: str) -> str:
     )
     if "chance" in metrics:
         text += " Chance level: the share of the most frequent class."
+    if without := [title for title, model in models.items() if model.get("linear") == {}]:
+        text += f" Without a shared code, so without linear classification: {', '.join(without)}."
     if PAPER_MODALITIES <= {*metrics["modalities"]}:
         text += " The paper: MNIST and all of SVHN, 5 seeds."
     return text

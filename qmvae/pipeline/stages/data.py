@@ -1,6 +1,6 @@
 """Make the images and pairs of the preset: artifacts/<preset>/data."""
 
-from qmvae.data.checks import DataError, check_sides
+from qmvae.data.checks import DataError, check_enough, check_sides
 from qmvae.data.dataset import build
 from qmvae.data.sources import read
 from qmvae.model.base import check_names
@@ -19,8 +19,13 @@ def run(params: Params) -> None:
     for name, (where, arrays) in found.items():
         if params.modalities[name].net == "conv":
             check_sides(where, arrays, name)
+        batch = params.classifiers.batch_size, f"presets.{params.preset}.classifiers.batch_size"
+        check_enough(f"{where}: train_images", len(arrays["train_images"]), *batch)
     titles = {name: images.titles[name] for name in params.modalities}
     dataset = build(found, titles, pairs.multiplier, pairs.seed, pairs.redraw)
+    largest = max(params.training[model].batch_size for model in params.models)
+    batch = largest, f"presets.{params.preset}.training.batch_size"
+    check_enough("training pairs", len(dataset.train.pairs), *batch)
     save_dataset(dataset, params.artifacts / "data")
     for name, (channels, height, width) in dataset.shapes.items():
         train, test = len(dataset.train.images[name]), len(dataset.test.images[name])

@@ -1,0 +1,35 @@
+"""What all tests share, those of notebooks (nbval) too: an environment without personal settings, and fixtures."""
+
+import contextlib
+import os
+
+import pytest
+import torch
+
+from qmvae.pipeline import notebooks, surroundings
+
+
+def pytest_configure(config):
+    """Run tests and notebooks as `python -m qmvae notebook` does, see surroundings.own_settings."""
+    settings = contextlib.ExitStack()
+    settings.enter_context(surroundings.own_settings())
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    config.add_cleanup(settings.close)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Fail a cell of a notebook that promises a figure and has none; nbval compares texts only."""
+    yield
+    cell, outputs = getattr(item, "cell", None), getattr(item, "test_outputs", None)
+    if cell is not None and notebooks.promises_figure(cell) and not notebooks.has_figure({"outputs": outputs or []}):
+        item.raise_cell_error(notebooks.NO_FIGURE)
+
+
+@pytest.fixture
+def one_thread():
+    """For thousands of steps of tiny networks: with two files of tests at once, threads only wait for each other."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(count)
