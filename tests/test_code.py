@@ -121,7 +121,7 @@ CHANGES = [  # file, before, after
     ("qmvae/data/dataset.py", "255", "256"),
     ("qmvae/train.py", "zero_grad()", "zero_grad(set_to_none=False)"),
     ("qmvae/model/gaussian.py", "0.5 * ", "0.25 * "),
-    ("qmvae/pipeline/checkpoint.py", "(shapes, networks, config.model_copy", "(shapes, dict(networks), config.model_copy"),
+    ("qmvae/pipeline/checkpoint.py", "networks, config.model_copy", "dict(networks), config.model_copy"),
 ]
 
 

@@ -363,4 +363,8 @@ def by_modality(where: str, section: Section, modalities: Mapping[str, Modality]
                     fault = f"no entry for the modality {name}; expected one named {name}, {kind} or all"
                     raise ValueError(f"{where}.{key}: {fault}")
                 changes.setdefault(key, {})[name] = found[0]
+    if isinstance(section, TranslatedQMVAE):
+        listed = {*section.translation.modalities}
+        names = [name for name, kind in kinds.items() if listed & {name, kind, "all"}]
+        changes["translation"] = section.translation.model_copy(update={"modalities": names})
     return section.model_copy(update=changes)
