@@ -10,7 +10,7 @@ export DVC_NO_ANALYTICS := 1
 SWITCH := $(if $(PRESET),--preset "$(PRESET)") $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test check test-faults test-oldest bench contention speedrun lab site notebooks ablations checkpoint lock clean
+.PHONY: help repro test check test-faults test-oldest bench contention speedrun lab site tuning notebooks ablations checkpoint lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,9 @@ test-oldest: $(VENV)/installed ## for maintainers: unit tests with the lowest ve
 
 ablations: $(VENV)/installed ## train Q-MVAE with one part changed at a time, and with three modalities (ablations/dvc.yaml): hours on 2 cores for `subset`
 	@$(VENV)/bin/python -m qmvae repro $(SWITCH) ablations/dvc.yaml
+
+tuning: $(VENV)/installed ## run the entries of ablations/tuning.yaml that have no row in tuning.csv: about 6 minutes each; needs `make repro PRESET=subset` first
+	OMP_NUM_THREADS=1 $(VENV)/bin/python ablations/tune.py
 
 # MultiVae, and those of its requirements that we lack, go into a folder of their own. Run these on a quiet machine.
 BENCH := multivae==1.0.3 pythae==0.1.2 imageio==2.38.1 nltk==3.10.4 regex==2026.11.15 torchmetrics==1.9.0 lightning-utilities==0.15.3

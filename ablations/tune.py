@@ -10,15 +10,19 @@ import fcntl
 import io
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import pandas as pd
 from pydantic import ValidationError
 
 from qmvae.data.dataset import Dataset, hold_out
 from qmvae.evaluate.evaluator import Evaluator
 from qmvae.pipeline import artifacts, checkpoint, files, params, training
 from qmvae.pipeline.schema import Count, Fraction, ModelName, Name, Section, Seed
+from qmvae.report import figures, tables
 
 LEFT_OUT = "calibration", "coherence"  # parts of Evaluator.evaluate that tuning.csv does not keep
 
@@ -103,8 +107,43 @@ def add_row(path: Path, row: dict[str, Any], locks: Path) -> None:
         files.save_text(path, text.getvalue())
 
 
+def tradeoff(rows: list[dict[str, str]], titles: Mapping[str, str]) -> pd.DataFrame:
+    """Return accuracy and style of the rows that differ in their private KL weights only, for figures.tradeoff.
+
+    Accuracy is that of cross-generation by the stronger classifier, in %. Style is the mean R2 over the target's
+    measures. `chosen` is the row of each model that the protocol selects (docs/design.md): the highest mean accuracy of
+    both directions among rows with R2 of every background at least 0.95 and 8 active private dimensions or more.
+    """
+    points = [r for r in rows if r["steps"] == "4000" and set(json.loads(r["changes"])) <= {"kl_private"}]
+    points = [r for r in points if any(r[key] for key in r if key.startswith("style."))]
+    best: dict[str, tuple[float, str]] = {}
+    for row in points:
+        alive = all(float(row[key]) >= 8 for key in row if key.startswith("active.") and key.endswith("_private"))
+        backgrounds = [float(row[key]) for key in row if key.startswith("style.") and key.endswith("_background")]
+        accuracies = [float(row[f"cross_strong.{key}"]) for key in tables.directions(titles)]
+        if alive and min(backgrounds, default=1.0) >= 0.95:
+            best[row["model"]] = max(best.get(row["model"], (0.0, "")), (fmean(accuracies), row["name"]))
+    result = []
+    for row in (row for row in points if row["model"] in tables.MODELS):
+        for key, (a, b) in tables.directions(titles).items():
+            styles = [float(row[name]) for name in row if name.startswith(f"style.{b}_")]
+            result.append(
+                {
+                    "direction": f"{titles[a]} → {titles[b]}",
+                    "model": tables.MODELS[row["model"]],
+                    "accuracy": 100 * float(row[f"cross_strong.{key}"]),
+                    "style": fmean(styles),
+                    "chosen": best.get(row["model"], (0.0, ""))[1] == row["name"],
+                }
+            )
+    return pd.DataFrame(result)
+
+
 def run_all(run: params.Params, names: list[str]) -> None:
-    """Run the entries in order, and add a row for each. Raises ParamsError, TrainingError and FileError."""
+    """Run the entries in order, add a row for each, and draw the trade-off of all rows.
+
+    Raises ParamsError, TrainingError and FileError.
+    """
     tuning, path = load(run.root), run.reports / "tuning.csv"
     for name in names:
         if name not in tuning.runs:
@@ -125,6 +164,8 @@ def run_all(run: params.Params, names: list[str]) -> None:
             add_row(path, row, locks)
             told = [f"{key} {value}" for key, value in row.items() if key.startswith(("cross_strong", "style"))]
             print(f"{name}: {', '.join(told)}", flush=True)
+    if not (frame := tradeoff(read_rows(path), whole.titles)).empty:
+        artifacts.save_figure(run, figures.tradeoff(frame), "tradeoff")
 
 
 def main() -> None:

@@ -64,3 +64,15 @@ def test_rows_are_added_with_the_columns_that_they_need(tmp_path):
     tune.add_row(path, {"name": "one", "a": "1"}, tmp_path)
     tune.add_row(path, {"name": "two", "b": "2"}, tmp_path)
     assert list(csv.DictReader(path.open())) == [{"name": "one", "a": "1", "b": ""}, {"name": "two", "a": "", "b": "2"}]
+
+
+def test_the_tradeoff_has_runs_of_other_kl_weights_only_and_marks_what_the_protocol_selects():
+    rows = tune.read_rows(params.load("subset").root / "reports" / "subset" / "tuning.csv")
+    frame = tune.tradeoff(rows, {"mnist": "MNIST", "svhn": "SVHN"})
+    assert set(frame.model) == {"Q-MVAE", "DMVAE"} and len(frame) == 2 * (6 + 5)
+    by_name = {row["name"]: row for row in rows}
+    for model, name in (("Q-MVAE", "qmvae_8_4"), ("DMVAE", "dmvae_100_50")):
+        chosen = frame[(frame.model == model) & frame.chosen]
+        expected = [100 * float(by_name[name][f"cross_strong.{key}"]) for key in ("mnist_to_svhn", "svhn_to_mnist")]
+        assert chosen.accuracy.tolist() == pytest.approx(expected)
+    assert tune.tradeoff([], {"mnist": "MNIST", "svhn": "SVHN"}).empty
