@@ -4,6 +4,9 @@ The objective is Eq. 20 with all weights 1, the learning rate 1e-4 without a coo
 paper's 1,682,040 pairs, which are 131,410 steps of 128 (section 4.1). `python ablations/printed.py`, hours on a CPU.
 """
 
+from pathlib import Path
+
+from qmvae.data.dataset import Dataset
 from qmvae.evaluate.evaluator import Evaluator
 from qmvae.pipeline import artifacts, checkpoint, files, params, training
 
@@ -20,12 +23,15 @@ def as_printed(run: params.Params) -> params.Params:
     return run.model_copy(update={"qmvae": section, "training": run.training | {"qmvae": settings}})
 
 
-def train(run: params.Params) -> None:
-    """Train from the last checkpoint on, and evaluate the models that are kept. Raises TrainingError and FileError."""
-    run, device = as_printed(run), training.resolve_device(run)
-    dataset, folder = artifacts.load_dataset(run, device), run.artifacts / "progress" / "printed"
+def train(run: params.Params, dataset: Dataset, folder: Path) -> None:
+    """Train from the last checkpoint on. Raises TrainingError and FileError."""
     folder.mkdir(parents=True, exist_ok=True)
     training.train_seed(run, "qmvae", SEED, dataset, folder, training.fingerprint(run, "qmvae"), KEPT)
+
+
+def evaluate(run: params.Params, dataset: Dataset, folder: Path) -> None:
+    """Write the measures of the models that `train` kept, by step. Raises FileError."""
+    device = dataset.train.pairs.device
     standard, strong = (artifacts.load_classifiers(run, dataset, kind, device) for kind in ("standard", "strong"))
     settings = run.evaluation
     evaluator = Evaluator(dataset, standard, strong, settings.conditions, settings.probe_pairs, settings.seed)
@@ -37,7 +43,11 @@ def train(run: params.Params) -> None:
 
 def main() -> None:
     try:
-        train(params.load())
+        run = as_printed(params.load())
+        dataset = artifacts.load_dataset(run, training.resolve_device(run))
+        folder = run.artifacts / "progress" / "printed"
+        train(run, dataset, folder)
+        evaluate(run, dataset, folder)
     except (params.ParamsError, training.TrainingError, files.FileError) as error:
         raise SystemExit(f"printed objective: {error}") from None
 
