@@ -36,6 +36,7 @@ def make(name, count=2, **changes):
     config = yaml.safe_load(PARAMS.read_text())[name] | {"shared": 4} | changes
     config |= {"private": 3} if "private" in config else {}
     config |= {key: 16 for key in ("discriminator", "features") if key in config}
+    config |= {"translation": config["translation"] | {"modalities": ["mnist"]}} if "translation" in config else {}
     config |= {"samples": 3} if "samples" in config and "samples" not in changes else {}
     for key in PER_MODALITY & config.keys():
         entry = config[key].get("all", config[key].get("conv"))
