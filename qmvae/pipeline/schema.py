@@ -328,7 +328,7 @@ class File(Models):
         chosen = self.presets[preset]
         result = {}
         for model in MODELS:
-            changes = chosen.overrides.get(model, {})
+            changes = chosen.overrides.get(model, {})  # type: ignore[call-overload]
             sections = getattr(self, model), chosen.training
             keys = [set(type(section).model_fields) - {"seeds"} for section in sections]
             where = f"presets.{preset}.overrides.{model}"
@@ -350,7 +350,7 @@ def by_modality(where: str, section: Section, modalities: Mapping[str, Modality]
     An entry of params.yaml may have the name of a modality, the kind of its network, or `all`; the first of these that
     is there counts. where: the place of the section, for messages. Raises ValueError on other and on missing entries.
     """
-    changes: dict[str, dict] = {}
+    changes: dict[str, Any] = {}
     kinds = {name: modality.net for name, modality in modalities.items()}
     for key, entries in section:
         if isinstance(entries, dict):
