@@ -8,9 +8,8 @@ from itertools import permutations
 
 import torch
 
-from qmvae.evaluate.evaluator import Evaluator
 from qmvae.pipeline import artifacts, checkpoint, files, params, training
-from qmvae.pipeline.stages.evaluate import percentages
+from qmvae.pipeline.stages.evaluate import make_evaluator, percentages
 
 SAMPLES = 4  # generated images of each condition
 
@@ -37,10 +36,8 @@ def ablate(run: params.Params, name: str) -> None:
     folder = run.artifacts / "progress" / "ablations" / name
     folder.mkdir(parents=True, exist_ok=True)
     training.train_seed(run, "qmvae", run.ablations.seed, dataset, folder, training.fingerprint(run, "qmvae"))
-    model, settings = checkpoint.load_model(folder, device), run.evaluation
-    standard, strong = (artifacts.load_classifiers(run, dataset, kind, device) for kind in ("standard", "strong"))
-    evaluator = Evaluator(dataset, standard, strong, settings.conditions, settings.probe_pairs, settings.seed)
-    found = evaluator.evaluate(model)
+    model = checkpoint.load_model(folder, device)
+    found = make_evaluator(run, dataset, run.evaluation).evaluate(model)
     images: dict[str, torch.Tensor] = {}
     for a, b in permutations(dataset.shapes, 2):
         conditions = dataset.test.examples(a)

@@ -7,8 +7,8 @@ paper's 1,682,040 pairs, which are 131,410 steps of 128 (section 4.1). `python a
 from pathlib import Path
 
 from qmvae.data.dataset import Dataset
-from qmvae.evaluate.evaluator import Evaluator
 from qmvae.pipeline import artifacts, checkpoint, files, params, training
+from qmvae.pipeline.stages.evaluate import make_evaluator
 
 SEED, STEPS = 0, 131_410
 KEPT = 4_000, 16_000, 65_000  # steps at which the model is evaluated, too
@@ -32,9 +32,7 @@ def train(run: params.Params, dataset: Dataset, folder: Path) -> None:
 def evaluate(run: params.Params, dataset: Dataset, folder: Path) -> None:
     """Write the measures of the models that `train` kept, by step. Raises FileError."""
     device = dataset.train.pairs.device
-    standard, strong = (artifacts.load_classifiers(run, dataset, kind, device) for kind in ("standard", "strong"))
-    settings = run.evaluation
-    evaluator = Evaluator(dataset, standard, strong, settings.conditions, settings.probe_pairs, settings.seed)
+    evaluator = make_evaluator(run, dataset, run.evaluation)
     folders = {step: folder / f"step-{step}" for step in KEPT} | {STEPS: folder}
     found = {str(step): evaluator.evaluate(checkpoint.load_model(path, device)) for step, path in folders.items()}
     about = {"preset": run.preset, "images": dataset.describe(), "settings": SETTINGS}

@@ -19,9 +19,9 @@ import pandas as pd
 from pydantic import ValidationError
 
 from qmvae.data.dataset import Dataset, hold_out
-from qmvae.evaluate.evaluator import Evaluator
 from qmvae.pipeline import artifacts, checkpoint, files, params, training
-from qmvae.pipeline.schema import Count, Fraction, ModelName, Name, Section, Seed
+from qmvae.pipeline.schema import Count, Fraction, ModelName, Name, Section, Seed, with_changes
+from qmvae.pipeline.stages.evaluate import make_evaluator
 from qmvae.report import figures, tables
 
 LEFT_OUT = "calibration", "coherence"  # parts of Evaluator.evaluate that tuning.csv does not keep
@@ -57,13 +57,10 @@ def load(root: Path) -> Tuning:
 
 def with_entry(run: params.Params, name: str, entry: Entry) -> params.Params:
     """Return the run with the settings of one entry. Raises ValueError, which names the key, on unknown settings."""
-    section, settings = getattr(run, entry.model), run.training[entry.model]
-    own = {key: value for key, value in entry.changes.items() if key in type(section).model_fields}
-    shared = {key: value for key, value in entry.changes.items() if key not in own}
-    where = f"ablations/tuning.yaml: runs.{name}.changes"
-    settings = settings.changed(where, shared | {"steps": entry.steps, "seeds": [entry.seed]})
-    changed = {entry.model: section.changed(where, own), "training": run.training | {entry.model: settings}}
-    return run.model_copy(update=changed)
+    model, where = entry.model, f"ablations/tuning.yaml: runs.{name}.changes"
+    section, settings = with_changes(where, model, getattr(run, model), run.training[model], entry.changes)
+    settings = settings.changed(where, {"steps": entry.steps, "seeds": [entry.seed]})
+    return run.model_copy(update={model: section, "training": run.training | {model: settings}})
 
 
 def tune(run: params.Params, tuning: Tuning, name: str, dataset: Dataset) -> dict[str, Any]:
@@ -75,9 +72,7 @@ def tune(run: params.Params, tuning: Tuning, name: str, dataset: Dataset) -> dic
     row["changes"] = json.dumps(entry.changes)
     digest = f"{training.fingerprint(run, entry.model)} {chosen.model_dump_json()}"
     training.train_seed(run, entry.model, entry.seed, dataset, folder, digest)
-    standard, strong = (artifacts.load_classifiers(run, dataset, kind, device) for kind in ("standard", "strong"))
-    evaluator = Evaluator(dataset, standard, strong, chosen.conditions, chosen.probe_pairs, chosen.seed)
-    found = evaluator.evaluate(checkpoint.load_model(folder, device))
+    found = make_evaluator(run, dataset, chosen).evaluate(checkpoint.load_model(folder, device))
     for part in (part for part in found if part not in LEFT_OUT):
         row |= {f"{part}.{key}": f"{value:.4g}" for key, value in found[part].items()}
     return row

@@ -172,6 +172,12 @@ def compare(found, expected):
     assert size > 0 and gap < RELATIVE * size, f"relative difference of the gradients {gap / size:.2g}"
 
 
+def compare_with_gradients(model, ours, loss):
+    """Compare two values of the objective, and their gradients to all parameters of the model."""
+    compare(ours, loss)
+    compare(gradients(model, ours), gradients(model, loss))
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_mvae(noise, monkeypatch, count):
     model, images, labels = paper_model("mvae", count)
@@ -184,8 +190,7 @@ def test_mvae(noise, monkeypatch, count):
     ours = model.objective(images, labels, beta=1.0)["loss"]
     noise(epsilon)
     loss = their_loss(other, images, epoch=1)
-    compare(ours, loss)
-    compare(gradients(model, ours), gradients(model, loss))
+    compare_with_gradients(model, ours, loss)
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -198,8 +203,7 @@ def test_jmvae(noise, count):
     ours = model.objective(images, labels, beta=0.7)["loss"]
     noise(epsilon)
     loss = their_loss(other, images, epoch=1)
-    compare(ours, loss)
-    compare(gradients(model, ours), gradients(model, loss))
+    compare_with_gradients(model, ours, loss)
 
 
 def test_jmvae_during_warm_up(noise):
@@ -223,8 +227,7 @@ def test_mopoe(noise, count, rows):
     ours = model.objective(images, labels)["loss"]
     noise(epsilon)
     loss = their_loss(other, images)
-    compare(ours, loss)
-    compare(gradients(model, ours), gradients(model, loss))
+    compare_with_gradients(model, ours, loss)
 
 
 def test_mopoe_without_the_prior_as_an_expert(noise):

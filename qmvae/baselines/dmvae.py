@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from qmvae.model.base import Images, MultimodalVAE, warm_up
 from qmvae.model.gaussian import Gaussian, product_of_experts
+from qmvae.model.networks import frozen
 
 
 def leaky_mlp(*sizes: int) -> nn.Sequential:
@@ -50,8 +50,7 @@ def density_ratio(discriminator: Discriminator, z: Tensor, h: Tensor) -> tuple[T
     density-ratio trick of FactorVAE (Kim & Mnih 2018). z: (N, shared). h: (N, private).
     """
     z, fixed = z.detach(), h.detach()
-    frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
-    information = functional_call(discriminator, frozen, (z, h)).mean()
+    information = frozen(discriminator, z, h).mean()
     permuted = fixed[torch.randperm(len(fixed), device=fixed.device)]
     joint, independent = discriminator(torch.cat([z, z]), torch.cat([fixed, permuted])).chunk(2)
     return information, 0.5 * (F.softplus(-joint).mean() + F.softplus(independent).mean())

@@ -126,10 +126,13 @@ def hold_out(dataset: Dataset, part: float, multiplier: int, seed: int, redraw: 
         kept[name] = torch.cat([rows[n:] for rows, n in zip(members, counts, strict=True)]).sort().values
     splits = []
     for rows in (kept, held):
-        images = {name: dataset.train.images[name][chosen] for name, chosen in rows.items()}
-        labels = {name: dataset.train.labels[name][chosen] for name, chosen in rows.items()}
-        splits.append(Split(images, labels, pair_by_class(labels, multiplier, generator, redraw)))
-    return Dataset(*splits, titles=dataset.titles)
+        images, classes = (
+            {name: whole[name][chosen] for name, chosen in rows.items()}
+            for whole in (dataset.train.images, dataset.train.labels)
+        )
+        splits.append(Split(images, classes, pair_by_class(classes, multiplier, generator, redraw)))
+    train, test = splits
+    return Dataset(train, test, dataset.titles)
 
 
 def _channels_first(images: np.ndarray) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from qmvae.data.dataset import Split
+from qmvae.model.networks import shifted
 from qmvae.train import BatchSampler, lr_scale
 
 CHUNK = 1000  # images that a network gets at a time
@@ -66,9 +67,7 @@ class StrongClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if self.training:
-            down, right = torch.randint(5, (2,)).tolist()
-            height, width = images.shape[2:]
-            images = F.pad(images, (2, 2, 2, 2), mode="replicate")[:, :, down : down + height, right : right + width]
+            images = shifted(images, 2)
         return self.layers(images)
 
     predict = Classifier.predict

@@ -7,8 +7,12 @@ decoder mirrors its encoder and ends in a sigmoid.
 
 import math
 from itertools import pairwise
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
 
 from qmvae.model.gaussian import Gaussian
 
@@ -111,3 +115,20 @@ def decoder(network: str, size: int, shape: Shape) -> nn.Sequential:
     network: a key of NETWORKS. shape: (C, H, W) of one image.
     """
     return NETWORKS[network][1](size, shape)
+
+
+def frozen(network: nn.Module, *inputs: Tensor) -> Any:
+    """Return network(*inputs). Gradients pass to the inputs, and not to the network's weights."""
+    weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
+    return functional_call(network, weights, inputs)
+
+
+def shifted(images: Tensor, most: int) -> Tensor:
+    """Return all images moved by the same random number of pixels, at most `most` in each direction: (N, C, H, W).
+
+    The outermost pixels are repeated where an image moved away.
+    """
+    down, right = torch.randint(2 * most + 1, (2,)).tolist()
+    height, width = images.shape[2:]
+    padded = F.pad(images, (most, most, most, most), mode="replicate")
+    return padded[:, :, down : down + height, right : right + width]

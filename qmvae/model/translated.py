@@ -5,19 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.linalg import vector_norm
-from torch.nn import functional as F
 
 from qmvae.model.base import Images
 from qmvae.model.gaussian import Gaussian
+from qmvae.model.networks import frozen, shifted
 from qmvae.model.qmvae import QMVAE
-
-
-def fixed(network: torch.nn.Module, images: Tensor) -> Gaussian:
-    """Return what the network gives for the images. Gradients pass to the images, not to the network's weights."""
-    weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
-    return functional_call(network, weights, (images,))
 
 
 def hinge(code: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
@@ -58,9 +51,8 @@ class TranslatedQMVAE(QMVAE):
     L_translated(x^, z) = max(||mu(x^) - z|| - ||mu(x^) - mu(x')|| + alpha, 0)
     x^ = decoder(z, h),  z = mu(y),  h ~ q(h|x')
 
-    x and y are a pair of one class, and x' is another image of the modality of x, of another class. mu and nu are the
-    means of the shared and the private posterior. The decoder and q(h|x') receive gradients. z, mu(x), mu(x'), nu(x)
-    and the encoders of x^ receive none.
+    x and y are a pair of one class, and x' is another image of the modality of x, of another class. mu is the mean of
+    the shared posterior. The decoder and q(h|x') receive gradients. z, mu(x') and the encoder of x^ receive none.
     """
 
     def schedule(self, progress: float) -> dict[str, Any]:
@@ -68,14 +60,19 @@ class TranslatedQMVAE(QMVAE):
         config = self.config.translation
         return super().schedule(progress) | {"translated": config.weight if progress >= config.start else 0.0}
 
-    def objective(self, images: Images, labels: Tensor, policy: str, translated: Any) -> dict[str, Tensor]:
+    def objective(  # type: ignore[override]  # `schedule` gives one argument more than Q-MVAE's
+        self, images: Images, labels: Tensor, policy: str, translated: Any
+    ) -> dict[str, Tensor]:
         """Return -L, averaged over the batch, as `loss`, and its terms.
 
         L = L_ELBO(x,y) + L_ELBO(x) + L_ELBO(y) - beta L_quad(x, y, x-, y-) - translated sum_m L_translated
+            - gamma sum_i class_share(nu_i) + delta sum_i lambda_i E_{q(z|y) q(h|x_i)}[ln p(x_i|z,h)]
 
-        m are the modalities that `translation.modalities` lists. All else is Eq. 20.
+        The first four terms are Eq. 20. m runs over the modalities that `translation.modalities` lists, i over all.
+        nu_i are the means of q(h|x_i), see `class_share`. y is another modality than x_i, see `cross_log_likelihood`.
+        gamma and delta are `translation.class_share` and `cross_reconstruction`. lambda_i are the likelihood weights.
 
-        policy: as for Q-MVAE. translated: the weight of the additional term.
+        policy: as for Q-MVAE. translated: the weight of L_translated, see `schedule`.
         """
         shared = {m: self.shared_encoders[m](x) for m, x in images.items()}
         private = {m: self.private_encoders[m](x) for m, x in images.items()}
@@ -85,11 +82,10 @@ class TranslatedQMVAE(QMVAE):
         config, loss = self.config.translation, self.config.beta * quad - sum(elbos.values())
         loss = loss + config.class_share * sum(extra.values())
         if config.cross_reconstruction:
-            crossed = {f"cross_log_p_{m}": self.cross_log_likelihood(m, x, shared, private) for m, x in images.items()}
-            loss = loss - config.cross_reconstruction * sum(
-                self.weights()[0][m] * crossed[f"cross_log_p_{m}"] for m in images
-            )
-            extra |= crossed
+            weight_p, _, _ = self.weights()
+            crossed = {m: self.cross_log_likelihood(m, x, shared, private) for m, x in images.items()}
+            loss = loss - config.cross_reconstruction * sum(weight_p[m] * log_p for m, log_p in crossed.items())
+            extra |= {f"cross_log_p_{m}": log_p for m, log_p in crossed.items()}
         if config.weight:
             hinges = {f"translated_{m}": self.translated_loss(m, shared, private, labels) for m in config.modalities}
             loss = loss + translated * sum(hinges.values())
@@ -128,14 +124,6 @@ class TranslatedQMVAE(QMVAE):
             x = self.decode(name, z, h).float()
             if config.shift:
                 x = shifted(x, config.shift)
-            loss = hinge(fixed(self.shared_encoders[name], x).mean, z, own[other], config.margin)
+            loss = hinge(frozen(self.shared_encoders[name], x).mean, z, own[other], config.margin)
             total = total + (loss * differs).mean()
         return total
-
-
-def shifted(images: Tensor, most: int) -> Tensor:
-    """Return all images moved by the same random number of pixels, at most `most` in each direction."""
-    down, right = torch.randint(2 * most + 1, (2,)).tolist()
-    height, width = images.shape[2:]
-    padded = F.pad(images, (most, most, most, most), mode="replicate")
-    return padded[:, :, down : down + height, right : right + width]

@@ -329,19 +329,25 @@ class File(Models):
         result = {}
         for model in MODELS:
             changes = chosen.overrides.get(model, {})  # type: ignore[call-overload]
-            sections = getattr(self, model), chosen.training
-            keys = [set(type(section).model_fields) - {"seeds"} for section in sections]
             where = f"presets.{preset}.overrides.{model}"
-            if unknown := set(changes) - keys[0] - keys[1]:
-                raise ValueError(
-                    f"{where}.{min(unknown)}: unknown key; {model} and training have "
-                    f"{', '.join(sorted(keys[0] | keys[1]))}"
-                )
-            parts = [{key: value for key, value in changes.items() if key in of} for of in keys]
-            result[model] = tuple(section.changed(where, part) for section, part in zip(sections, parts, strict=True))
-            section, training = result[model]
+            section, training = with_changes(where, model, getattr(self, model), chosen.training, changes)
             result[model] = by_modality(where if changes else model, section, self.modalities), training
         return result
+
+
+def with_changes(
+    where: str, model: str, section: Section, training: Training, changes: dict[str, Any]
+) -> tuple[Section, Training]:
+    """Return a model's section and its training with other values; each key of `changes` is one of either.
+
+    where: the place of the changes, for messages. Raises ValueError on unknown keys and wrong values.
+    """
+    own, shared = (set(type(part).model_fields) - {"seeds"} for part in (section, training))
+    if unknown := set(changes) - own - shared:
+        known = ", ".join(sorted(own | shared))
+        raise ValueError(f"{where}.{min(unknown)}: unknown key; {model} and training have {known}")
+    of_section, of_training = ({key: value for key, value in changes.items() if key in of} for of in (own, shared))
+    return section.changed(where, of_section), training.changed(where, of_training)
 
 
 def by_modality(where: str, section: Section, modalities: Mapping[str, Modality]) -> Section:

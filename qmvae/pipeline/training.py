@@ -102,6 +102,7 @@ def train_seed(
     model = checkpoint.build_model(name, getattr(run, name), dataset.shapes, run.networks).to(device)
     model = model.to(memory_format=torch.channels_last)  # the fastest layout for convolutions, on CPU and GPU
     optimizer, log = make_optimizer(model, settings.lr), Log(settings.log_every)
+    about = {"preset": run.preset, "images": dataset.describe(), "seed": seed}
     path = folder / "checkpoint.safetensors"
     start, threads = resume(path, fingerprint, model, optimizer, log), FreeThreads(settings.precision)
     if start:
@@ -114,15 +115,14 @@ def train_seed(
         if log.add(step, terms, last):
             bar.set_postfix(log.latest("loss", "elbo_joint", "quad"), refresh=False)
         if step in keep:
-            about = {"preset": run.preset, "images": dataset.describe(), "seed": seed, "steps": step}
-            checkpoint.save_model(folder / f"step-{step}", model, name, run.networks, about)
+            checkpoint.save_model(folder / f"step-{step}", model, name, run.networks, about | {"steps": step})
         if step % settings.checkpoint_every == 0 and not last:
             save_state(path, fingerprint, model, optimizer, log, step)
             if bar.disable:
                 print(f"{title}: step {step:,} of {settings.steps:,}, loss {log.latest('loss')['loss']}", flush=True)
     files.save_text(folder / "log.csv", log.csv())
-    about = {"preset": run.preset, "images": dataset.describe(), "seed": seed, "steps": settings.steps}
-    checkpoint.save_model(folder, model, name, run.networks, about | {"fingerprint": fingerprint})
+    about |= {"steps": settings.steps, "fingerprint": fingerprint}
+    checkpoint.save_model(folder, model, name, run.networks, about)
     path.unlink(missing_ok=True)
 
 

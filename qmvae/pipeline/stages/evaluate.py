@@ -1,5 +1,8 @@
 """Evaluate trained models: artifacts/<preset>/evaluation/<model>.json."""
 
+from typing import Any
+
+from qmvae.data.dataset import Dataset
 from qmvae.evaluate.evaluator import Evaluator
 from qmvae.pipeline import artifacts, code, files
 from qmvae.pipeline.jobs import FreeThreads, side_by_side
@@ -33,13 +36,21 @@ def fingerprint(params: Params, name: str) -> str:
     return files.fingerprint(parts, sorted(path for folder in folders for path in folder.rglob("*.safetensors")))
 
 
+def make_evaluator(params: Params, dataset: Dataset, settings: Any) -> Evaluator:
+    """Return the evaluator of a data set, with the classifiers of the run, on the device of the images.
+
+    settings: conditions, probe_pairs and seed, as in the section `evaluation` of params.yaml. Raises FileError.
+    """
+    device = dataset.train.pairs.device
+    standard, strong = (artifacts.load_classifiers(params, dataset, kind, device) for kind in ("standard", "strong"))
+    return Evaluator(dataset, standard, strong, settings.conditions, settings.probe_pairs, settings.seed)
+
+
 def evaluate(params: Params, name: str) -> dict:
     """Return the numbers of every seed as lists, by part and key, and what a reader must know of the model."""
     FreeThreads("float32")
-    device, settings = resolve_device(params), params.evaluation
-    dataset = artifacts.load_dataset(params, device)
-    standard, strong = (artifacts.load_classifiers(params, dataset, kind, device) for kind in ("standard", "strong"))
-    evaluator = Evaluator(dataset, standard, strong, settings.conditions, settings.probe_pairs, settings.seed)
+    device = resolve_device(params)
+    evaluator = make_evaluator(params, artifacts.load_dataset(params, device), params.evaluation)
     numbers: dict[str, dict[str, list[float]]] = {}
     for seed in params.seeds:
         model = artifacts.load_model(params, name, seed, device)
