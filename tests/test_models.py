@@ -18,7 +18,7 @@ from qmvae.pipeline import checkpoint, code, params, schema
 MODELS = {name: checkpoint.model_class(name) for name in schema.MODELS if name != "cvae"}
 SHAPES = {"mnist": (1, 4, 4), "svhn": (3, 8, 8), "third": (1, 3, 5)}
 NETWORKS = {"mnist": "mlp", "svhn": "conv", "third": "mlp"}
-PER_MODALITY = {"likelihood", "kl_private", "delta"}
+PER_MODALITY = {"likelihood", "kl_private", "delta", "digit", "style"}
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 
 
@@ -26,7 +26,7 @@ def namespace(settings):
     """A model's section of params.yaml with attributes for keys; mappings by modality stay mappings."""
     settings = copy.deepcopy(settings)
     settings["likelihood"] = {m: SimpleNamespace(**value) for m, value in settings["likelihood"].items()}
-    for key in {"negatives", "translation"} & settings.keys():
+    for key in {"negatives"} & settings.keys():
         settings[key] = SimpleNamespace(**settings[key])
     return SimpleNamespace(**settings)
 
@@ -36,7 +36,6 @@ def make(name, count=2, **changes):
     config = yaml.safe_load(PARAMS.read_text())[name] | {"shared": 4} | changes
     config |= {"private": 3} if "private" in config else {}
     config |= {key: 16 for key in ("discriminator", "features") if key in config}
-    config |= {"translation": config["translation"] | {"modalities": ["mnist"]}} if "translation" in config else {}
     config |= {"samples": 3} if "samples" in config and "samples" not in changes else {}
     for key in PER_MODALITY & config.keys():
         entry = config[key].get("all", config[key].get("conv"))

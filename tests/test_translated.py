@@ -44,10 +44,11 @@ def test_batches_of_one_class_or_of_single_images_have_no_distance(labels):
 
 
 def test_the_gradient_reaches_the_decoder_and_the_private_encoder_only():
-    model, images, labels = make("translated")
+    model, images, labels = make("translated", style={"all": 1.0})
     shared = {m: model.shared_encoders[m](x) for m, x in images.items()}
     private = {m: model.private_encoders[m](x) for m, x in images.items()}
-    model.translated_loss("mnist", shared, private, labels).backward()
+    digit, style = model.translated_losses("mnist", shared, private, labels)
+    (digit + style).backward()
     reached = {tuple(name.split(".")[:2]) for name, p in model.named_parameters() if p.grad is not None}
     assert reached == {("decoders", "mnist"), ("private_encoders", "mnist")}
 
@@ -56,8 +57,9 @@ def test_without_the_additional_terms_the_objective_is_that_of_q_mvae():
     model, images, labels = make("translated")
     paper, _, _ = make("qmvae")
     paper.load_state_dict(model.state_dict())
-    config = model.config.translation
-    config.weight = config.class_share = 0.0
+    config = model.config
+    config.digit = config.style = {"mnist": 0.0, "svhn": 0.0}
+    config.class_share = config.cross_reconstruction = 0.0
     losses = []
     for network in (model, paper):
         torch.manual_seed(1)

@@ -30,6 +30,14 @@ class Gaussian(NamedTuple):
         """
         return 0.5 * (self.logvar.exp() + self.mean.square() - 1 - self.logvar).sum(dim=-1)
 
+    def log_prob(self, code: Tensor) -> Tensor:
+        """Return the log-density at `code` (N, D), in nats: (N,).
+
+        ln N(c; mean, sigma^2) = -1/2 sum_d ((c_d - mean_d)^2 / sigma_d^2 + ln sigma_d^2 + ln 2 pi)
+        """
+        square = (code - self.mean).square() * (-self.logvar).exp()
+        return -0.5 * (square + self.logvar + math.log(2 * math.pi)).sum(dim=-1)
+
     def where(self, member: Tensor) -> "Gaussian":
         """Return a Gaussian with the same mean, and with infinite variance wherever `member` is false.
 

@@ -48,49 +48,46 @@ class TranslatedQMVAE(QMVAE):
     The cause: the private code of an image can encode its class. Then a translation, with the shared code of y and the
     private code of another image x', shows the class of x'. Eq. 19 cannot prevent this: it has no generated image.
 
-    L_translated(x^, z) = max(||mu(x^) - z|| - ||mu(x^) - mu(x')|| + alpha, 0)
     x^ = decoder(z, h),  z = mu(y),  h ~ q(h|x')
+    L_digit(x^, z) = max(||mu(x^) - z|| - ||mu(x^) - mu(x')|| + alpha1, 0)
+    L_style(x^, h) = -ln q(h|x^)
 
     x and y are a pair of one class, and x' is another image of the modality of x, of another class. mu is the mean of
-    the shared posterior. The decoder and q(h|x') receive gradients. z, mu(x') and the encoder of x^ receive none.
+    the shared posterior. The decoder and, through h, q(h|x') receive gradients. The encoders of x^ receive none, nor do
+    z, mu(x') and the h at which L_style evaluates q.
     """
 
-    def schedule(self, progress: float) -> dict[str, Any]:
-        """Return `policy`, as Q-MVAE does, and `translated`, the weight of L_translated: 0 before `start`."""
-        config = self.config.translation
-        return super().schedule(progress) | {"translated": config.weight if progress >= config.start else 0.0}
-
-    def objective(  # type: ignore[override]  # `schedule` gives one argument more than Q-MVAE's
-        self, images: Images, labels: Tensor, policy: str, translated: Any
-    ) -> dict[str, Tensor]:
+    def objective(self, images: Images, labels: Tensor, policy: str) -> dict[str, Tensor]:
         """Return -L, averaged over the batch, as `loss`, and its terms.
 
-        L = L_ELBO(x,y) + L_ELBO(x) + L_ELBO(y) - beta L_quad(x, y, x-, y-) - translated sum_m L_translated
-            - gamma sum_i class_share(nu_i) + delta sum_i lambda_i E_{q(z|y) q(h|x_i)}[ln p(x_i|z,h)]
+        L = L_ELBO(x,y) + L_ELBO(x) + L_ELBO(y) - beta L_quad(x, y, x-, y-)
+            - sum_i [digit_i L_digit,i + style_i L_style,i + gamma class_share(nu_i)
+                     - delta lambda_i E_{q(z|y) q(h|x_i)}[ln p(x_i|z,h)]]
 
-        The first four terms are Eq. 20. m runs over the modalities that `translation.modalities` lists, i over all.
-        nu_i are the means of q(h|x_i), see `class_share`. y is another modality than x_i, see `cross_log_likelihood`.
-        gamma and delta are `translation.class_share` and `cross_reconstruction`. lambda_i are the likelihood weights.
+        The first four terms are Eq. 20. i runs over the modalities. nu_i are the means of q(h|x_i), see `class_share`.
+        y is another modality than x_i, see `cross_log_likelihood`. gamma and delta are `class_share` and
+        `cross_reconstruction` in params.yaml. lambda_i are the likelihood weights.
 
-        policy: as for Q-MVAE. translated: the weight of L_translated, see `schedule`.
+        policy: as for Q-MVAE.
         """
+        config = self.config
         shared = {m: self.shared_encoders[m](x) for m, x in images.items()}
         private = {m: self.private_encoders[m](x) for m, x in images.items()}
         elbos, divergences = self.elbos(images, shared, private)  # Eqs. 7, 17, 18
         quad, distances = self.quadruplet_loss({m: q.mean for m, q in shared.items()}, labels, policy)  # Eq. 19
-        extra = {f"class_share_{m}": class_share(q.mean, labels) for m, q in private.items()}
-        config, loss = self.config.translation, self.config.beta * quad - sum(elbos.values())
-        loss = loss + config.class_share * sum(extra.values())
-        if config.cross_reconstruction:
-            weight_p, _, _ = self.weights()
-            crossed = {m: self.cross_log_likelihood(m, x, shared, private) for m, x in images.items()}
-            loss = loss - config.cross_reconstruction * sum(weight_p[m] * log_p for m, log_p in crossed.items())
-            extra |= {f"cross_log_p_{m}": log_p for m, log_p in crossed.items()}
-        if config.weight:
-            hinges = {f"translated_{m}": self.translated_loss(m, shared, private, labels) for m in config.modalities}
-            loss = loss + translated * sum(hinges.values())
-            extra |= hinges
-        return {"loss": loss, "quad": quad} | extra | elbos | divergences | distances
+        loss = config.beta * quad - sum(elbos.values())
+        weight_p, _, _ = self.weights()
+        terms: dict[str, Tensor] = {}
+        for m, x in images.items():
+            terms[f"class_share_{m}"] = class_share(private[m].mean, labels)
+            loss = loss + config.class_share * terms[f"class_share_{m}"]
+            if config.cross_reconstruction:
+                log_p = terms[f"cross_log_p_{m}"] = self.cross_log_likelihood(m, x, shared, private)
+                loss = loss - config.cross_reconstruction * weight_p[m] * log_p
+            if config.digit[m] or config.style[m]:
+                terms[f"digit_{m}"], terms[f"style_{m}"] = self.translated_losses(m, shared, private, labels)
+                loss = loss + config.digit[m] * terms[f"digit_{m}"] + config.style[m] * terms[f"style_{m}"]
+        return {"loss": loss, "quad": quad} | terms | elbos | divergences | distances
 
     def cross_log_likelihood(
         self, name: str, x: Tensor, shared: Mapping[str, Gaussian], private: Mapping[str, Gaussian]
@@ -102,28 +99,27 @@ class TranslatedQMVAE(QMVAE):
         codes = [q.rsample() for m, q in shared.items() if m != name]
         return torch.stack(self.expected_log_likelihoods(name, x, codes, private[name])).mean()
 
-    def translated_loss(
+    def translated_losses(
         self, name: str, shared: Mapping[str, Gaussian], private: Mapping[str, Gaussian], labels: Tensor
-    ) -> Tensor:
-        """Return L_translated of modality `name`, summed over the other modalities: a batch mean, a scalar.
+    ) -> tuple[Tensor, Tensor]:
+        """Return L_digit and L_style of modality `name`, summed over the other modalities: batch means, scalars.
 
         Row i takes z from its own pair, and h from a random other row. Rows whose classes agree contribute 0.
 
         shared: q(z|x_m), over (N, shared) each. private: q(h_m|x_m), over (N, private) each. labels: integers (N,).
         """
-        config, count, device = self.config.translation, len(labels), labels.device
-        shift = 1 + torch.randint(max(count - 1, 1), (1,), device=device)
-        other = (torch.arange(count, device=device) + shift) % count
+        config, count, device = self.config, len(labels), labels.device
+        step = 1 + torch.randint(max(count - 1, 1), (1,), device=device)
+        other = (torch.arange(count, device=device) + step) % count
         differs = labels != labels[other]
         own = shared[name].mean.detach()
-        total = torch.zeros((), device=device)
+        digit, style = torch.zeros((), device=device), torch.zeros((), device=device)
         for z in (q.mean.detach() for m, q in shared.items() if m != name):
             h = Gaussian(*(part[other] for part in private[name])).rsample()
-            if not config.private_gradient:
-                h = h.detach()
             x = self.decode(name, z, h).float()
-            if config.shift:
-                x = shifted(x, config.shift)
-            loss = hinge(frozen(self.shared_encoders[name], x).mean, z, own[other], config.margin)
-            total = total + (loss * differs).mean()
-        return total
+            mu = frozen(self.shared_encoders[name], shifted(x, config.shift)).mean
+            digit = digit + (hinge(mu, z, own[other], config.alpha1) * differs).mean()
+            if config.style[name]:
+                log_q = frozen(self.private_encoders[name], x).log_prob(h.detach())
+                style = style - (log_q * differs).mean()
+        return digit, style

@@ -140,19 +140,12 @@ class QMVAE(Section):
     test_time: TestTime
 
 
-class Translation(Section):
-    modalities: Annotated[list[Name], Field(min_length=1)]
-    weight: Weight
-    margin: Weight
+class TranslatedQMVAE(QMVAE):
+    digit: dict[Name, Weight]
+    style: dict[Name, Weight]
     class_share: Weight
-    private_gradient: bool
     cross_reconstruction: Weight
     shift: Annotated[int, Field(ge=0, le=8)]
-    start: Fraction
-
-
-class TranslatedQMVAE(QMVAE):
-    translation: Translation
 
 
 class MVAE(Section):
@@ -369,8 +362,4 @@ def by_modality(where: str, section: Section, modalities: Mapping[str, Modality]
                     fault = f"no entry for the modality {name}; expected one named {name}, {kind} or all"
                     raise ValueError(f"{where}.{key}: {fault}")
                 changes.setdefault(key, {})[name] = found[0]
-    if isinstance(section, TranslatedQMVAE):
-        listed = {*section.translation.modalities}
-        names = [name for name, kind in kinds.items() if listed & {name, kind, "all"}]
-        changes["translation"] = section.translation.model_copy(update={"modalities": names})
     return section.model_copy(update=changes)
