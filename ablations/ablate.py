@@ -9,6 +9,7 @@ from itertools import permutations
 import torch
 
 from qmvae.pipeline import artifacts, checkpoint, files, params, training
+from qmvae.pipeline.schema import with_changes
 from qmvae.pipeline.stages.evaluate import make_evaluator, percentages
 
 SAMPLES = 4  # generated images of each condition
@@ -19,8 +20,9 @@ def with_change(run: params.Params, name: str) -> params.Params:
     ablations = run.ablations
     if name not in ablations.changes:
         raise params.ParamsError(f"ablations.changes: no {name!r}; expected one of {', '.join(ablations.changes)}")
-    section = run.qmvae.changed(f"ablations.changes.{name}", ablations.changes[name])
-    settings = run.training["qmvae"].model_copy(update={"steps": ablations.steps, "seeds": [ablations.seed]})
+    where, own = f"ablations.changes.{name}", (run.qmvae, run.training["qmvae"])
+    section, settings = with_changes(where, "qmvae", *own, ablations.changes[name], run.modalities)
+    settings = settings.model_copy(update={"steps": ablations.steps, "seeds": [ablations.seed]})
     return run.model_copy(update={"qmvae": section, "training": run.training | {"qmvae": settings}})
 
 

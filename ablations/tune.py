@@ -58,7 +58,8 @@ def load(root: Path) -> Tuning:
 def with_entry(run: params.Params, name: str, entry: Entry) -> params.Params:
     """Return the run with the settings of one entry. Raises ValueError, which names the key, on unknown settings."""
     model, where = entry.model, f"ablations/tuning.yaml: runs.{name}.changes"
-    section, settings = with_changes(where, model, getattr(run, model), run.training[model], entry.changes)
+    own = getattr(run, model), run.training[model]
+    section, settings = with_changes(where, model, *own, entry.changes, run.modalities)
     settings = settings.changed(where, {"steps": entry.steps, "seeds": [entry.seed]})
     return run.model_copy(update={model: section, "training": run.training | {model: settings}})
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ablations.ablate import with_change
 from qmvae.pipeline.params import ParamsError, find_root, load, switch
 
 ROOT = Path(__file__).parents[1]
@@ -101,6 +102,14 @@ FAULTS = {
         lambda d: d["presets"]["quick"]["overrides"]["mmvae"].update(seeds=[3]),
         "overrides.mmvae.seeds: unknown key",
     ),
+    "an override for no modality": (
+        lambda d: d["presets"]["quick"]["overrides"].update(qmvae={"kl_private": {"audio": 1.0}}),
+        "presets.quick.overrides.qmvae.kl_private.audio: expected a modality, a kind or all",
+    ),
+    "an ablation for no modality": (
+        lambda d: d["ablations"]["changes"].update(less={"kl_private": {"audio": 1.0}}),
+        "ablations.changes.less.kl_private.audio: expected a modality, a kind or all",
+    ),
     "a log that does not divide the checkpoints": (
         lambda d: d["presets"]["quick"]["training"].update(checkpoint_every=100, log_every=30),
         "checkpoint_every: 100 is not a multiple of log_every, 30",
@@ -174,6 +183,20 @@ def test_overrides_change_one_model_of_one_preset():
     assert quick.mmvae.samples == 1 and paper.mmvae.samples == 30
     assert paper.training["mvae"].lr == 0.001 and paper.training["qmvae"].lr == 0.0001
     assert paper.training["mvae"].steps == paper.training["qmvae"].steps
+
+
+@pytest.mark.parametrize("entries", [{"mnist": 3.0}, {"mlp": 3.0}, {"mlp": 3.0, "all": 5.0}, {"all": 3.0}])
+@pytest.mark.parametrize("where", ["overrides", "ablations"])
+def test_changes_by_modality_take_kinds_and_all_and_precede_the_section(tmp_path, where, entries):
+    """The section has entries for `mlp` and `conv`. A change of `all` must not lose against them, nor be ignored."""
+    document = copy.deepcopy(COMMITTED)
+    before = load("quick", ROOT).qmvae.kl_private
+    overrides = document["presets"]["quick"]["overrides"]
+    (overrides if where == "overrides" else document["ablations"]["changes"])["qmvae"] = {"kl_private": entries}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
+    run = load("quick", tmp_path)
+    found = run.qmvae if where == "overrides" else with_change(run, "qmvae").qmvae
+    assert found.kl_private == {"mnist": 3.0, "svhn": entries.get("all", before["svhn"])}
 
 
 def test_a_data_folder_that_is_not_there_is_said_before_any_work(tmp_path):

@@ -51,6 +51,9 @@ class Modality(Section):
     net: Network
 
 
+Modalities = Mapping[str, Modality]
+
+
 class Images(Section):
     source: Literal["builtin", "archive", "torchvision"]
     titles: dict[Name, str]  # by modality, of its images in figures and tables; default: the modality's name
@@ -313,7 +316,7 @@ class File(Models):
         qmvae, _ = self.settings(self.preset)["qmvae"]
         for name, changes in self.ablations.changes.items():
             where = f"ablations.changes.{name}"
-            by_modality(where, qmvae.changed(where, changes), self.modalities)
+            qmvae.changed(where, by_name(where, qmvae, changes, self.modalities))
         return self
 
     def settings(self, preset: str) -> dict[str, tuple[Section, Training]]:
@@ -323,43 +326,54 @@ class File(Models):
         for model in MODELS:
             changes = chosen.overrides.get(model, {})  # type: ignore[call-overload]
             where = f"presets.{preset}.overrides.{model}"
-            section, training = with_changes(where, model, getattr(self, model), chosen.training, changes)
-            result[model] = by_modality(where if changes else model, section, self.modalities), training
+            section = by_modality(model, getattr(self, model), self.modalities)
+            result[model] = with_changes(where, model, section, chosen.training, changes, self.modalities)
         return result
 
 
 def with_changes(
-    where: str, model: str, section: Section, training: Training, changes: dict[str, Any]
+    where: str, model: str, section: Section, training: Training, changes: dict[str, Any], modalities: Modalities
 ) -> tuple[Section, Training]:
     """Return a model's section and its training with other values; each key of `changes` is one of either.
 
-    where: the place of the changes, for messages. Raises ValueError on unknown keys and wrong values.
+    where: the place of the changes, for messages. section: as `by_modality` returns it, and so is the result.
+    Raises ValueError on unknown keys and wrong values.
     """
     own, shared = (set(type(part).model_fields) - {"seeds"} for part in (section, training))
     if unknown := set(changes) - own - shared:
         known = ", ".join(sorted(own | shared))
         raise ValueError(f"{where}.{min(unknown)}: unknown key; {model} and training have {known}")
     of_section, of_training = ({key: value for key, value in changes.items() if key in of} for of in (own, shared))
+    of_section = by_name(where, section, of_section, modalities)
     return section.changed(where, of_section), training.changed(where, of_training)
 
 
-def by_modality(where: str, section: Section, modalities: Mapping[str, Modality]) -> Section:
+def by_modality(where: str, section: Section, modalities: Modalities) -> Section:
     """Return the section with one entry for each modality in each mapping by modality.
 
-    An entry of params.yaml may have the name of a modality, the kind of its network, or `all`; the first of these that
-    is there counts. where: the place of the section, for messages. Raises ValueError on other and on missing entries.
+    where: the place of the section, for messages. Raises ValueError on other and on missing entries, see `by_name`.
     """
-    changes: dict[str, Any] = {}
-    kinds = {name: modality.net for name, modality in modalities.items()}
+    changes = by_name(where, section, dict(section), modalities)
     for key, entries in section:
-        if isinstance(entries, dict):
-            known = [*modalities, *get_args(Network), "all"]
-            if unknown := sorted(set(entries) - set(known)):
-                raise ValueError(f"{where}.{key}.{unknown[0]}: expected a modality, a kind or all: {', '.join(known)}")
-            for name, kind in kinds.items():
-                found = [entries[entry] for entry in (name, kind, "all") if entry in entries]
-                if not found:
-                    fault = f"no entry for the modality {name}; expected one named {name}, {kind} or all"
-                    raise ValueError(f"{where}.{key}: {fault}")
-                changes.setdefault(key, {})[name] = found[0]
+        if isinstance(entries, dict) and (missing := [name for name in modalities if name not in changes[key]]):
+            name, kind = missing[0], modalities[missing[0]].net
+            fault = f"no entry for the modality {name}; expected one named {name}, {kind} or all"
+            raise ValueError(f"{where}.{key}: {fault}")
     return section.model_copy(update=changes)
+
+
+def by_name(where: str, section: Section, changes: dict[str, Any], modalities: Modalities) -> dict[str, Any]:
+    """Return changes of a section, with the entries of mappings by modality under the modalities' names.
+
+    An entry of params.yaml may have the name of a modality, the kind of its network, or `all`; the first of these that
+    is there counts. where: the place of the changes, for messages. Raises ValueError on other entries.
+    """
+    result = dict(changes)
+    for key, entries in changes.items():
+        if isinstance(entries, dict) and isinstance(getattr(section, key, None), dict):
+            known = [*modalities, *get_args(Network), "all"]
+            if unknown := sorted(set(entries) - set(known), key=str):
+                raise ValueError(f"{where}.{key}.{unknown[0]}: expected a modality, a kind or all: {', '.join(known)}")
+            found = {name: [e for e in (name, part.net, "all") if e in entries] for name, part in modalities.items()}
+            result[key] = {name: entries[names[0]] for name, names in found.items() if names}
+    return result
