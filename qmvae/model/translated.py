@@ -1,7 +1,6 @@
 """Q-MVAE + translated quadruplets: one more metric loss, on images that the decoder draws. This is not in the paper."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
