@@ -120,7 +120,7 @@ def tradeoff(rows: list[dict[str, str]], titles: Mapping[str, str]) -> pd.DataFr
         if alive and min(backgrounds, default=1.0) >= 0.95:
             best[row["model"]] = max(best.get(row["model"], (0.0, "")), (fmean(accuracies), row["name"]))
     result = []
-    for row in (row for row in points if row["model"] in tables.MODELS):
+    for row in (row for row in points if row["model"] in tables.PAPER_MODELS):
         for key, (a, b) in tables.directions(titles).items():
             styles = [float(row[name]) for name in row if name.startswith(f"style.{b}_")]
             result.append(

@@ -186,6 +186,23 @@ def test_the_paired_test_is_scipys():
     assert f"mnist_to_svhn +10.1 points over DMVAE (p = {p:.3g})" in tables.runner_up(text, "cross")
 
 
+def test_models_that_the_paper_does_not_compare_with_are_below_a_rule_and_no_rivals():
+    text = metrics() | {"chance": {"mnist": 0.1, "svhn": 0.2, "both": 0.2}}
+    better = copy.deepcopy(text["models"]["qmvae"])
+    better["cross"]["mnist_to_svhn"] = entry(0.99)
+    text["models"] = {"cvae": better | {"linear": {}}, "translated": better} | text["models"]
+    for part in ("cross", "linear"):
+        words = tables.readable(tables.table(text, part), TITLES)
+        assert list(words.index) == [
+            *tables.PAPER_MODELS.values(), tables.RULE, "Q-MVAE + translated quadruplets", "CVAE", tables.CHANCE,
+        ]  # fmt: skip
+        assert words.index.name == "model" and set(words.loc[tables.RULE]) == {""}
+        assert set(words.loc["CVAE"]) == {"n/a"} or part == "cross"
+        for name, text_of in {"md": "not in the paper", "tex": "not in the paper", "csv": "CVAE"}.items():
+            assert text_of in tables.render(tables.table(text, part), TITLES, "")[name]
+    assert "another model" in tables.runner_up(text, "cross")  # the paper's other models have no numbers here
+
+
 def test_the_table_of_style_has_the_measures_of_models_with_private_codes():
     text = metrics()
     text["models"]["qmvae"] |= {

@@ -6,7 +6,16 @@ from itertools import permutations
 import pandas as pd
 from scipy.stats import ttest_rel
 
-MODELS = {"mvae": "MVAE", "mmvae": "MMVAE", "dmvae": "DMVAE", "qmvae": "Q-MVAE"}  # the paper's rows, in its order
+PAPER_MODELS = {"mvae": "MVAE", "mmvae": "MMVAE", "dmvae": "DMVAE", "qmvae": "Q-MVAE"}  # its rows, in its order
+MODELS = PAPER_MODELS | {  # in the order of the tables
+    "translated": "Q-MVAE + translated quadruplets",
+    "jmvae": "JMVAE",
+    "mopoe": "MoPoE-VAE",
+    "cvae": "CVAE",
+    "vcca": "VCCA-private",
+    "mmvaeplus": "MMVAE+",
+}
+RULE = "not in the paper's tables:"  # the row above the models that the paper does not compare with
 CHANCE = "chance level"
 WHOSE = {"ours": "ours", "strong": "ours, stronger classifier", "paper": "the paper"}
 
@@ -56,7 +65,7 @@ def table(metrics: dict, part: str) -> pd.DataFrame:
     keys = list(directions(modalities)) if part == "cross" else [*modalities, "both"]
     keys = [key for key in keys if key in published or any(key in model[part] for model in models.values())]
     rows: dict[str, dict] = {}
-    for name in [*MODELS, *(name for name in models if name not in MODELS), CHANCE]:
+    for name in [*MODELS, CHANCE]:
         row = rows[MODELS.get(name, name)] = {}
         for key in keys:
             for whose, entry in where.items():
@@ -69,7 +78,7 @@ def table(metrics: dict, part: str) -> pd.DataFrame:
                 row[key, "paper", "mean"], row[key, "paper", "std"] = numbers
     frame = pd.DataFrame.from_dict(rows, orient="index", dtype=float)
     frame.columns = pd.MultiIndex.from_tuples(frame.columns)
-    trained = frame.index.isin([MODELS.get(name, name) for name in models])
+    trained = frame.index.isin([MODELS[name] for name in models])
     return frame[trained | frame.notna().any(axis=1)]
 
 
@@ -88,7 +97,10 @@ def cell(mean: float | None, std: float | None, digits: int = 1) -> str:
 
 
 def readable(frame: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
-    """Return the same table with one cell for mean and std, and headings in words. titles: by modality, in order."""
+    """Return the same table with one cell for mean and std, and headings in words. titles: by modality, in order.
+
+    An empty row, RULE, is above the models that are not in the paper.
+    """
 
     def heading(key: str, whose: str) -> str:
         named = {name: name.upper() for name in titles} if whose == "paper" else titles
@@ -96,10 +108,15 @@ def readable(frame: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
         return f"{words} ({WHOSE[whose]})"
 
     columns = list(dict.fromkeys((key, whose) for key, whose, _ in frame.columns))
-    return pd.DataFrame(
+    words = pd.DataFrame(
         {heading(*c): [cell(m, s) for m, s in zip(frame[*c, "mean"], frame[*c, "std"], strict=True)] for c in columns},
         index=pd.Index(frame.index, name="model"),
     )
+    above = [name for name in words.index if name in PAPER_MODELS.values()]
+    if below := [name for name in words.index if name not in (*above, CHANCE)]:
+        words.loc[RULE] = ""
+        words = words.loc[[*above, RULE, *below, *words.index.intersection([CHANCE])]]
+    return words.rename_axis("model")
 
 
 def style(metrics: dict, titles: dict[str, str]) -> pd.DataFrame:
@@ -116,7 +133,7 @@ def style(metrics: dict, titles: dict[str, str]) -> pd.DataFrame:
         rows[f"{titles[a]} → {titles[b]}: accuracy of translations, %"] = "translated_strong", key, 1, 100
         rows[f"{titles[a]} → {titles[b]}: Fréchet distance"] = "frechet", key, 1, 1
     columns = {
-        MODELS.get(name, name): {
+        MODELS[name]: {
             title: cell(*mean_and_std(model[part][key], scale), digits)
             for title, (part, key, digits, scale) in rows.items()
             if key in model.get(part, {})
@@ -129,8 +146,9 @@ def style(metrics: dict, titles: dict[str, str]) -> pd.DataFrame:
 
 
 def runner_up(metrics: dict, part: str) -> str:
-    """Return in words Q-MVAE against the best of the other models, column by column: the paired t-test over seeds."""
-    ours, others = metrics["models"].get("qmvae"), {k: v for k, v in metrics["models"].items() if k != "qmvae"}
+    """Return in words Q-MVAE against the best of the paper's other models by column: the paired t-test over seeds."""
+    models = {name: model for name, model in metrics["models"].items() if name in PAPER_MODELS}
+    ours, others = models.pop("qmvae", None), models
     if ours is None or not others or len(metrics["seeds"]) < 2:
         return "Q-MVAE against the runner-up: a paired test needs Q-MVAE, another model and two seeds at least."
     lines = []
@@ -140,13 +158,13 @@ def runner_up(metrics: dict, part: str) -> str:
             name = max(rivals, key=lambda n: rivals[n]["mean"])
             test = ttest_rel(mine["seeds"], rivals[name]["seeds"])
             gap = 100 * (mine["mean"] - rivals[name]["mean"])
-            lines.append(f"{key} {gap:+.1f} points over {MODELS.get(name, name)} (p = {test.pvalue:.3g})")
+            lines.append(f"{key} {gap:+.1f} points over {MODELS[name]} (p = {test.pvalue:.3g})")
     return f"Q-MVAE against the runner-up, paired t-test over {len(metrics['seeds'])} seeds: {'; '.join(lines)}."
 
 
 def caption(metrics: dict, what: str) -> str:
     """Return the conditions of the numbers: images, seeds, steps, device and accuracy of the classifiers."""
-    models = {MODELS.get(name, name): model for name, model in metrics["models"].items()}
+    models = {MODELS[name]: model for name, model in metrics["models"].items()}
     kinds = ("judges", "strong_judges")
     standard, strong = (", ".join(f"{name} {value:.1%}" for name, value in metrics[kind].items()) for kind in kinds)
     steps = ", ".join(f"{title} {model['steps']:,} x {model['batch_size']}" for title, model in models.items())

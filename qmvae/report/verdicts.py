@@ -1,0 +1,72 @@
+"""Verdicts on the paper's claims from the seeds of our runs: paired t-tests, corrected for their number."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+from scipy.stats import ttest_rel
+
+LEVEL = 0.05  # of the corrected p-values
+TRAINED = 0.05  # a model trained for a task if its mean accuracy is this far above the chance level
+
+
+class Claim(NamedTuple):
+    """A claim that one quantity is larger than another, with the values of both, a fraction of 1 for each seed.
+
+    chance: the chance level of both, if they are accuracies.
+    """
+
+    text: str
+    larger: Sequence[float]
+    smaller: Sequence[float]
+    chance: float | None = None
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def trained(values: Sequence[float], chance: float | None) -> bool:
+    """Return whether the mean accuracy of a model's seeds is TRAINED above the chance level, or no level is given."""
+    return chance is None or mean(values) >= chance + TRAINED
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected by Holm's step-down method (1979), in the same order.
+
+    Sorted, p_(1) <= ... <= p_(n):  corrected p_(k) = max_{j <= k} min((n - j + 1) p_(j), 1)
+
+    The probability of one wrong rejection or more, among all n tests, is then at most the level of the tests.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min((len(p_values) - rank) * p_values[i], 1.0))
+        corrected[i] = largest
+    return corrected
+
+
+def decide(claims: Sequence[Claim]) -> pd.DataFrame:
+    """Return a row for each claim: `claim`, `measured here`, `verdict`, as text.
+
+    Without chance level, or if both models trained, a paired t-test over the seeds decides, corrected for all tests
+    of the table. The verdicts are `holds` and `does not hold here` (p < LEVEL, with the claimed sign or the other), and
+    `holds in the mean` and `not decided here` (p >= LEVEL). If a model did not train, the verdict says so: its rank
+    says nothing about its method. One seed decides nothing.
+    """
+    able = [trained(c.larger, c.chance) and trained(c.smaller, c.chance) for c in claims]
+    tested = [i for i, claim in enumerate(claims) if able[i] and len(claim.larger) > 1]
+    found = holm([float(ttest_rel(claims[i].larger, claims[i].smaller).pvalue) for i in tested])
+    p_values = dict(zip(tested, found, strict=True))
+    rows = []
+    for i, claim in enumerate(claims):
+        gap, p = 100 * (mean(claim.larger) - mean(claim.smaller)), p_values.get(i, 1.0)
+        if not able[i]:
+            word = "no verdict: a model did not train"
+        elif gap > 0:
+            word = "holds" if p < LEVEL else "holds in the mean"
+        else:
+            word = "does not hold here" if p < LEVEL else "not decided here"
+        evidence = f"p = {p:.2g}" if i in p_values else "not tested" if len(claim.larger) > 1 else "one seed"
+        rows.append((claim.text, f"{gap:+.1f} points ({evidence})", word))
+    return pd.DataFrame(rows, columns=["claim", "measured here", "verdict"])

@@ -1,0 +1,36 @@
+"""Verdicts: Holm's correction, models at the chance level, one seed."""
+
+import pytest
+from scipy.stats import ttest_rel
+
+from qmvae.report.verdicts import Claim, decide, holm
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_a_claim_is_tested_among_all_others():
+    strong, weak = [0.90, 0.91, 0.92], [0.78, 0.83, 0.82]
+    p = ttest_rel(strong, weak).pvalue
+    assert p < 0.05 < 8 * p  # significant alone, not among eight
+    alone = decide([Claim("a", strong, weak)])
+    assert alone.verdict[0] == "holds" and alone["measured here"][0] == f"+10.0 points (p = {p:.2g})"
+    assert decide([Claim("a", strong, weak)] * 8).verdict.unique() == ["holds in the mean"]
+    assert decide([Claim("a", weak, strong)]).verdict[0] == "does not hold here"
+    assert decide([Claim("a", weak, strong)] * 8).verdict[0] == "not decided here"
+
+
+def test_a_model_at_the_chance_level_has_no_rank_and_takes_no_test_from_the_others():
+    strong, weak, lost = [0.90, 0.91, 0.92], [0.78, 0.83, 0.82], [0.20, 0.21, 0.22]
+    found = decide([Claim("a", strong, weak, 0.186), Claim("b", strong, lost, 0.186)])
+    assert list(found.verdict) == ["holds", "no verdict: a model did not train"]
+    assert found["measured here"][1] == "+70.0 points (not tested)"
+    assert found["measured here"][0] == decide([Claim("a", strong, weak)])["measured here"][0]
+
+
+def test_one_seed_decides_nothing():
+    found = decide([Claim("a", [0.9], [0.8]), Claim("b", [0.8], [0.9])])
+    assert list(found.verdict) == ["holds in the mean", "not decided here"]
+    assert list(found["measured here"]) == ["+10.0 points (one seed)", "-10.0 points (one seed)"]
