@@ -28,13 +28,14 @@ test: $(VENV)/installed ## install and run every check: the models of `quick` tr
 	@$(VENV)/bin/pip install --quiet playwright==1.65.2 || echo "make test: without playwright no browser looks at the web pages"
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --nbval -n 2 --dist loadfile
 
-check: $(VENV)/installed ## lint, types, and notebooks that hold nothing of one machine (ruff, mypy)
+check: $(VENV)/installed ## lint, types, notebooks that hold nothing of one machine, numbers of the text (ruff, mypy)
 	$(VENV)/bin/pip install --quiet ruff==0.17.6 mypy==2.4.1
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check --quiet
 	$(VENV)/bin/mypy qmvae tools ablations
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python -m qmvae check-notebooks
+	$(VENV)/bin/python tools/prose_numbers.py --check
 
 # QMVAE_FAULTS_SEED=<number> chooses other random moments.
 test-faults: $(VENV)/installed ## install and inject every fault of docs/robustness.md: kills, Ctrl-C, full disks, ... (about an hour)

@@ -88,7 +88,8 @@ def test_dvc_does_not_call_home():
 
 def test_the_readme_shows_the_committed_tables():
     """Its own rows come from metrics.json; the tables themselves are on the pages that it links to."""
-    readme, results, speed = ((ROOT / name).read_text() for name in ("README.md", "docs/results.md", "docs/speed.md"))
+    names = ("README.md", "docs/results.md", "docs/speed.md")
+    readme, results, speed = (re.sub(r"<!--.*?-->", "", (ROOT / name).read_text()) for name in names)
     for name in ("table1", "table2"):
         assert (ROOT / "reports" / "subset" / "tables" / f"{name}.md").read_text() in results
     for path in (ROOT / "reports" / "bench").glob("*.md"):

@@ -40,7 +40,15 @@ See [the story](notebooks/01_story.ipynb#the-end), [the terms](docs/terms.md), [
 
 | $\mu \mid \sigma$ | a heading of some length | a heading of some length | another | a_word_that_cannot_be_broken |
 |---|---|---|---|---|
-| 1.0 ± 0.1 | 2.0 ± 0.1 | 3.0 ± 0.1 | 4.0 ± 0.1 | 5.0 ± 0.1 |
+| 1.0 ± 0.1<!-- a.json b.c % --> | **2.0 ± 0.1<!-- a.json b - c -->** | 3.0 ± 0.1 | 4.0 ± 0.1 | 5.0 ± 0.1 |
+
+<!-- table a.md -->
+
+| a |
+|---|
+| 6.0<!-- by hand: a reason --> |
+
+<!-- end -->
 
 ```
 make something    # with a line of code that is far too long for a telephone, so that it must be scrolled by itself
@@ -122,17 +130,25 @@ def built(project):
 
 
 class Page(html.parser.HTMLParser):
-    """What a page is made of: ids, links, images, other things it loads, equations."""
+    """What a page is made of: ids, links, images, other things it loads, equations, its text without code."""
 
     def __init__(self, text: str):
         super().__init__()
         self.ids, self.links, self.images, self.loaded, self.equations = set(), [], [], [], 0
+        self.text, self.code = "", 0
         self.feed(text)
+
+    def handle_data(self, data):
+        self.text += "" if self.code else data
+
+    def handle_endtag(self, tag):
+        self.code -= tag in ("pre", "code")
 
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
         self.ids.add(found.get("id"))
         self.equations += tag == "math"
+        self.code += tag in ("pre", "code")
         if tag == "a" and "href" in found:
             self.links.append(found["href"])
         elif tag == "img":
@@ -167,6 +183,8 @@ def test_links_images_and_equations_of_every_page(built):
     story = built["01_story.html"].decode()
     assert "not run" not in story and "<details><summary>Solution</summary>" in story and "<span>(7)</span>" in story
     assert story.count('alt="A bar, &#34;grey&#34;"') == 2 and "red &lt;b&gt;" in story and "\x1b" not in story
+    cells = "<td>1.0 ± 0.1<!-- a.json b.c % --></td>\n  <td><strong>2.0 ± 0.1<!-- a.json b - c --></strong></td>"
+    assert cells in index and "<td>6.0<!-- by hand: a reason --></td>" in index  # comments, which browsers do not show
     assert sum(map(len, built.values())) < 5e6
 
 
@@ -178,6 +196,7 @@ def test_the_committed_readme_and_notebooks():
     for name, body in found.bodies.items():
         text = re.sub(r"<(pre|code)\b.*?</\1>", "", body, flags=re.DOTALL)
         assert not re.search(r"\$\$|\\(begin|frac|mathrm|tag)", text), f"{name}: TeX is left"
+        assert not re.search(r"<!--|-->", Page(body).text), f"{name}: a comment is shown"
     assert Page(found.bodies["02_model.html"]).equations > 20
     check(found.files | {name: body.encode() for name, body in found.bodies.items()})
 

@@ -1,0 +1,218 @@
+"""Fill the numbers of the text from their sources. `python tools/prose_numbers.py`; with `--check` compare only.
+
+A comment directly after a number names its source. GitHub, Jupyter and the site do not show it:
+
+    90.1<!-- subset/metrics.json models.qmvae.cross.mnist_to_svhn % --> %
+
+- File: below reports/, or `params.yaml`, or `paper` for the paper's tables (PAPER in qmvae/report/tables.py).
+- Key in JSON and YAML: names joined by dots; in a list `0`, `min` or `max`. An entry with a mean stands for its mean.
+- Key in CSV and Markdown tables: row and column, `_` for a space. A row is its first cell, or its first cells joined
+  by `/`. Key in a Markdown file's sentence: its words, `#` for the number, as in `#_conditions/s`.
+- `a - b`, `a / b`; `a p b` is the p-value of a paired t-test over the seeds. b may begin with a file of its own.
+- `%` at the end: times 100. The number keeps its decimals, plus sign and thousands separators. `90.1 ± 0.4` needs an
+  entry with mean and std.
+
+`<!-- table subset/tables/table1.md -->` and `<!-- end -->` enclose a copy of a file, `<!-- by hand: <reason> -->` marks
+numbers without a source. Comments in code have no effect. (A tools/numbers.py would hide Python's module `numbers`.)
+"""
+
+import argparse
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import ruamel.yaml
+from scipy.stats import ttest_rel
+
+from qmvae.pipeline.files import FileError, load_json, save_text
+from qmvae.report.tables import PAPER
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "CONTRIBUTING.md", "data/README.md", "docs/*.md", "notebooks/*.ipynb")
+HINT = "correct the file's name in the comment, or run what writes it"
+NUMBER = r"[+−-]?\d[\d,]*(?:\.\d+)?"
+CODE = r"^ *(?P<fence>```+).*?^ *(?P=fence)|(?<!`)(?P<tick>`+)(?!`)(?:(?!\n\s*\n).)+?(?<!`)(?P=tick)(?!`)"
+TABLE = r"<!-- table (?P<table>\S+) -->(?P<copy>(?:(?!<!--).)*)<!-- end -->"
+SOURCED = rf"(?P<number>(?<![\w.,])(?:{NUMBER} ± )?{NUMBER})?<!--(?P<source>.*?)-->"
+MARKS = re.compile(f"{CODE}|{TABLE}|{SOURCED}", re.DOTALL | re.MULTILINE)
+
+
+def fill(text: str, root: Path) -> tuple[str, list[str], list[str]]:
+    """Return Markdown with the numbers of the sources, then changes and faults; these begin with their line."""
+    changes: list[str] = []
+    faults: list[str] = []
+
+    def replace(match: re.Match) -> str:
+        old, source, line = match["number"], match["source"], 1 + text.count("\n", 0, match.start())
+        try:
+            if match["table"]:
+                if not match["table"].endswith(".md"):
+                    raise FileError(f"{match['table']}: expected a Markdown file, <name>.md, for a table")
+                new = f"\n\n{read(root, match['table']).strip()}\n\n"
+                if new != match["copy"]:
+                    changes.append(f"{line}: the table differs from reports/{match['table']}")
+                return f"<!-- table {match['table']} -->{new}<!-- end -->"
+            if source is None or re.match(r"\s*by hand: \S", source):
+                return match[0]
+            if old is None:
+                raise FileError(
+                    f"<!--{source}-->: expected a number directly before it; a table ends with <!-- end -->"
+                )
+            new = evaluate(root, source.split(), old)
+        except FileError as fault:
+            faults.append(f"{line}: {fault}")
+            return match[0]
+        if new != old:
+            changes.append(f"{line}: written {old}, source says {new} ({source.strip()})")
+        return f"{new}<!--{source}-->"
+
+    return MARKS.sub(replace, text), changes, faults
+
+
+def evaluate(root: Path, words: list[str], old: str) -> str:
+    """Return the number that a comment's words stand for, written as `old` is. Raises FileError."""
+    scale = 100 if words[-1:] == ["%"] else 1
+    words = words[:-1] if scale == 100 else words
+    cut = next((i for i, word in enumerate(words) if word in ("-", "/", "p")), len(words))
+    entry, operator, rest = look_up(root, words[:cut]), words[cut : cut + 1], words[cut + 1 :]
+    if " ± " in old:
+        if operator or not isinstance(entry, dict) or not {"mean", "std"} <= {*entry}:
+            raise FileError(f"{' '.join(words)}: {old} needs an entry with mean and std; else write a comment for each")
+        parts = zip(old.split(" ± "), (entry["mean"], entry["std"]), strict=True)
+        return " ± ".join(write(scale * value, part) for part, value in parts)
+    if not operator:
+        return write(scale * scalar(entry, words), old)
+    other = look_up(root, rest if rest and is_file(rest[0]) else [words[0], *rest])
+    if operator == ["p"]:
+        if not all(isinstance(side, dict) and "seeds" in side for side in (entry, other)):
+            raise FileError(f"{' '.join(words)}: a p-value needs two entries with `seeds`")
+        return write(ttest_rel(entry["seeds"], other["seeds"]).pvalue, old)
+    a, b = scalar(entry, words), scalar(other, words)
+    return write(scale * (a - b if operator == ["-"] else a / b), old)
+
+
+def write(value: float, old: str) -> str:
+    """Return a number with the decimals, the plus sign and the thousands separators of `old`."""
+    comma = "" if re.search(r"\d{4}", old) else ","
+    text = f"{value:{'+' if old[0] == '+' else ''}z{comma}.{len(old.partition('.')[2])}f}"
+    return text if "-" in old else text.replace("-", "−")
+
+
+def scalar(entry: Any, words: list[str]) -> float:
+    """Return an entry's number, or its mean. A text gives the number that it begins with."""
+    found = entry.get("mean") if isinstance(entry, dict) else entry
+    if isinstance(found, str) and (match := re.match(r"[+-]?\d[\d,]*(\.\d+)?(e[+-]\d+)?", found)):
+        return float(match[0].replace(",", ""))
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        more = f"it has {', '.join(map(str, entry))}" if isinstance(entry, dict) else f"it is {str(entry)[:60]!r}"
+        raise FileError(f"{' '.join(words)}: expected a number, but {more}; correct the key")
+    return found
+
+
+def is_file(word: str) -> bool:
+    """Return whether a comment's word names a file."""
+    return word == "paper" or word.endswith((".json", ".yaml", ".csv", ".md"))
+
+
+def look_up(root: Path, words: list[str]) -> Any:
+    """Return the entry of a file, from the words [file, key], or [file, row, column] for a table. Raises FileError."""
+    name, *key = words or [""]
+    if not is_file(name):
+        raise FileError(f"{name!r} is no source; expected `paper` or a file .json, .yaml, .csv or .md, then a key")
+    if name.endswith((".csv", ".md")) and len(key) == 2:
+        return cell(read(root, name), name, *key)
+    if name.endswith(".md") and len(key) == 1 and "#" in key[0]:
+        found = re.findall(re.escape(key[0].replace("_", " ")).replace(r"\#", f"({NUMBER})"), read(root, name))
+        if len(found) != 1:
+            raise FileError(f"{name}: {key[0]} is there {len(found)} times; give words that are there once")
+        return found[0]
+    if name.endswith((".csv", ".md")) or len(key) != 1:
+        expected = "<row> <column>" if name.endswith((".csv", ".md")) else "names joined by dots"
+        raise FileError(f"{' '.join(words)}: expected {expected} after {name}, with _ for a space")
+    entry = read(root, name)
+    for part in key[0].split("."):
+        if isinstance(entry, list):
+            entry = {"min": min(entry), "max": max(entry)} | dict(enumerate(entry))
+        names = {str(k): v for k, v in entry.items()} if isinstance(entry, dict) else {}
+        if part not in names:
+            raise FileError(f"{name}: no {part!r} of {key[0]}; there is {', '.join(names) or 'nothing below'}")
+        entry = names[part]
+    return {"mean": entry[0], "std": entry[1]} if isinstance(entry, tuple) else entry  # a tuple is one of PAPER
+
+
+def cell(text: str, name: str, row: str, column: str) -> str:
+    """Return the cell of a row and a column in a CSV file, or in a Markdown file with any number of tables."""
+    if name.endswith(".csv"):
+        tables = [list(csv.reader(text.splitlines()))]
+    else:
+        blocks = re.findall(r"^\|.*(?:\n\|.*)+", text, re.MULTILINE)
+        tables = [[line[1:-1].split("|") for line in block.splitlines()] for block in blocks]
+    words = [[[word.strip().replace(" ", "_") for word in line] for line in table] for table in tables]
+    found = [(table[0], line) for table in words for line in table[1:] if line[: row.count("/") + 1] == row.split("/")]
+    if len(found) != 1:
+        there = ", ".join(dict.fromkeys(line[0] for table in words for line in table[1:]))
+        raise FileError(f"{name}: expected one row that begins with {row}, found {len(found)}; first cells are {there}")
+    header, line = found[0]
+    if column not in header:
+        raise FileError(f"{name}: no column {column}; there is {', '.join(header)}")
+    return line[header.index(column)]
+
+
+def read(root: Path, name: str) -> Any:
+    """Return the values of a JSON or YAML file, or the text of another one. Raises FileError."""
+    path = root / name if name == "params.yaml" else root / "reports" / name
+    if name == "paper":
+        return PAPER
+    if path.suffix == ".json":
+        return load_json(path, HINT)
+    try:
+        text = path.read_text(encoding="utf-8")
+        return ruamel.yaml.YAML(typ="safe").load(text) if path.suffix == ".yaml" else text
+    except (OSError, ValueError, ruamel.yaml.YAMLError) as error:
+        raise FileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}; {HINT}") from None
+
+
+def fill_page(path: Path, root: Path) -> tuple[str, str, list[str], list[str]]:
+    """Return a page's text before and after, its changes and its faults; these begin with their place."""
+    before, name = path.read_bytes().decode(), path.relative_to(root).as_posix()
+    if path.suffix == ".md":
+        after, changes, faults = fill(before, root)
+        return before, after, [f"{name}:{text}" for text in changes], [f"{name}:{text}" for text in faults]
+    notebook, changes, faults = load_json(path, "run `make notebooks`"), [], []
+    laid_out = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n" == before
+    for part in (part for part in notebook["cells"] if part["cell_type"] == "markdown"):
+        text, *found = fill("".join(part["source"]), root)
+        for messages, new in zip((changes, faults), found, strict=True):
+            messages += [f"{name}, cell {part['id']}:{message}" for message in new]
+        part["source"] = text.splitlines(keepends=True)
+    if changes and not laid_out:
+        faults.append(f"{name}: expected the layout that nbformat writes; run `make notebooks`")
+    return before, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n" if changes else before, changes, faults
+
+
+def run(root: Path, check: bool) -> str:
+    """Fill all pages, or only compare them, and return what changed.
+
+    Raises FileError if a source is wrong, and then nothing is written; with `check`, also if a number is.
+    """
+    filled = {path: fill_page(path, root) for pattern in PAGES for path in sorted(root.glob(pattern))}
+    changes = [change for *_, found, _ in filled.values() for change in found]
+    if faults := [fault for *_, found in filled.values() for fault in found]:
+        raise FileError("\n".join([*faults, "nothing was written"]))
+    if check and changes:
+        raise FileError("\n".join([*changes, "`python tools/prose_numbers.py` corrects these pages"]))
+    for path, (before, after, *_) in filled.items():
+        if after != before:
+            save_text(path, after)
+    return "\n".join(changes) or "all numbers agree with their sources"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Fill the numbers of README, docs and notebooks from their sources.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a number differs")
+    try:
+        print(run(ROOT, parser.parse_args().check))
+    except FileError as error:
+        raise SystemExit(str(error)) from None
