@@ -47,7 +47,8 @@ def save_model(folder: Path, model: MultimodalVAE, name: str, networks: Mapping[
 def load_model(folder: str | Path, device: torch.device | str = "cpu") -> MultimodalVAE:
     """Return the trained model of a folder, in eval mode.
 
-    Reads safetensors and JSON only, so that a folder from a stranger cannot run code.
+    Reads safetensors and JSON only, so that a folder from a stranger cannot run code. The model has float32 weights;
+    the file may have them as float16.
     Raises FileError where a file is missing or broken, or where the two do not fit each other.
     """
     folder = Path(folder)
@@ -63,7 +64,8 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Multim
             expected = build_model(name, config, shapes, about["nets"]).state_dict()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise files.FileError(f"{folder / 'model.json'}: does not describe a model: {error!r}; {hint}") from None
-    weights, _ = files.load_tensors(folder / "model.safetensors", hint=hint)
+    stored, _ = files.load_tensors(folder / "model.safetensors", hint=hint)
+    weights = {k: t.float() if t.dtype == torch.float16 else t for k, t in stored.items()}  # published: half the bytes
     wrong = sorted(key for key in expected.keys() | weights.keys() if _form(expected, key) != _form(weights, key))
     if wrong:
         found, wanted = _form(weights, wrong[0]), _form(expected, wrong[0])

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, Patch, Rectangle
 
 WIDTH, COLUMN = 7.0, 3.4  # inches: a page's text width, and one of its two columns
 
@@ -17,8 +19,10 @@ WIDTH, COLUMN = 7.0, 3.4  # inches: a page's text width, and one of its two colu
 LINES = plt.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000"])
 DASHES: list[Any] = ["-", "--", "-.", ":", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1))]
 LINES += plt.cycler(linestyle=DASHES)
-# Ten colours for classes, chosen by Petroff (2021) for colour-blind readers.
-CLASSES = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
+# Ten colours for classes. Every two are 0.22 apart at least in OKLab, and 0.16 for readers without red or green cones.
+CLASSES = "#b380ff #00001a #99e600 #b3331a #330080 #4de6ff #001aff #4d1a00 #b39966 #4d6699".split()
+# The colours of docs/architecture.svg: shared and private codes (face, edge), the pair and its negatives in Eq. 19.
+SHARED, PRIVATE, PAIR, NEGATIVE = ("#fcebc8", "#9a6400"), ("#c3def2", "#0072b2"), "#00795a", "#c24e00"
 STYLE: dict[Any, Any] = {  # of every figure, also those of a notebook's own code; sizes as printed, at WIDTH or COLUMN
     "figure.dpi": 140,  # on the screen
     "font.size": 7,
@@ -93,6 +97,66 @@ def panels(pictures: dict[str, np.ndarray], columns: int) -> Figure:
     return figure
 
 
+def swap(pictures: dict[str, np.ndarray], classes: tuple[str, str], style: str) -> Figure:
+    """Draw the aim of the paper: the shared code of x and the private code of y in one new image of y's modality.
+
+    pictures: `x`, `y` and `result`, (side, side, 3) each. classes: those of x and of y. style: what h of y is about.
+    """
+    figure, axis = plt.subplots(figsize=(WIDTH, 2.5))
+    axis.set_position((0, 0, 1, 1))
+    axis.set_axis_off()
+    titles = {"x": f"$x$, a {classes[0]}", "y": f"$y$, a {classes[1]}", "result": f"a {classes[0]} in the style of $y$"}
+    corners = {"x": (0.3, 1.3), "y": (0.3, 0.05), "result": (5.75, 0.7)}
+    for name, (left, bottom) in corners.items():
+        axis.imshow(pictures[name], interpolation="nearest", extent=(left, left + 0.95, bottom, bottom + 0.95))
+        axis.text(left + 0.475, bottom + 0.99, titles[name], ha="center", va="bottom", fontsize=8)
+    rows = [
+        ("$z$ of $x$", f"the class, {classes[0]}", SHARED, True, 1.3),
+        ("$h_x$", "the style of $x$", PRIVATE, False, 1.3),
+    ]
+    rows += [("$z$ of $y$", f"the class, {classes[1]}", SHARED, False, 0.05), ("$h_y$", style, PRIVATE, True, 0.05)]
+    arrow: dict[str, Any] = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "linewidth": 1}
+    for i, (code, meaning, (face, edge), used, bottom) in enumerate(rows):
+        middle = bottom + (0.2 if i % 2 else 0.72)
+        look = {"facecolor": face if used else "white", "edgecolor": edge, "linestyle": "-" if used else ":"}
+        axis.add_patch(Rectangle((2.0, middle - 0.18), 1.9, 0.36, **look))
+        text = f"{code}: {meaning}" if used else f"{code}, not used"
+        axis.text(2.95, middle, text, ha="center", va="center", color="black" if used else "0.5")
+        axis.annotate(
+            "", (1.97, middle), (1.3, bottom + 0.475), arrowprops=arrow | {"color": "0.3" if used else "0.75"}
+        )
+        if used:
+            axis.annotate("", (4.47, 1.175), (3.93, middle), arrowprops=arrow | {"color": edge})
+    axis.add_patch(Rectangle((4.5, 0.95), 0.85, 0.45, facecolor="#e8e8e8", edgecolor="#444"))
+    axis.text(4.925, 1.175, "decoder of\n$y$'s modality", ha="center", va="center")
+    axis.annotate("", (5.72, 1.175), (5.38, 1.175), arrowprops=arrow | {"color": "0.3"})
+    axis.set(xlim=(0, WIDTH), ylim=(0, 2.5))
+    return figure
+
+
+def quadruplets(rows: dict[str, np.ndarray], classes: dict[str, list]) -> Figure:
+    """Draw Fig. 2: in each column a quadruplet, with the class below each image.
+
+    rows: by symbol, cells (columns, side, side, 3): x and y, which get a green frame, then their negatives, which get a
+    dashed orange one. classes: of each row's cells.
+    """
+    columns = len(next(iter(rows.values())))
+    size = (WIDTH, len(rows) * (WIDTH / columns + 0.12) + 0.2)
+    figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False, layout="constrained")
+    looks = {"a pair: one class": (PAIR, "-"), "its negatives: other classes": (NEGATIVE, (0, (2, 1)))}
+    for i, (line, (symbol, cells)) in enumerate(zip(axes, rows.items(), strict=True)):
+        colour, dashes = list(looks.values())[i > 1]
+        for axis, cell, label in zip(line, cells, classes[symbol], strict=True):
+            axis.imshow(cell, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set(visible=True, color=colour, linestyle=dashes, linewidth=2, capstyle="butt")
+            axis.set_xlabel(str(label), fontsize=8, labelpad=2)
+        line[0].set_ylabel(symbol, rotation=0, fontsize=10, ha="right", va="center")
+    frames = [Patch(facecolor="white", edgecolor=c, linestyle=d, linewidth=2, label=n) for n, (c, d) in looks.items()]
+    figure.legend(handles=frames, loc="outside upper center", ncols=2, fontsize=8)
+    return figure
+
+
 def curves(
     log: Mapping[str, np.ndarray],
     groups: dict[str, tuple[str, dict[str, str]]],
@@ -159,65 +223,101 @@ def densities(curves: dict[str, np.ndarray], grid: np.ndarray, x: str) -> Figure
     return figure
 
 
-def plane(points: dict[str, tuple[float, float]], distances: list[tuple[str, str]]) -> Figure:
-    """Draw points in the plane and the distances of Eq. 19 between them, with their lengths; the first one is dark."""
-    figure, axis = plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")
-    for i, (a, b) in enumerate(distances):
-        ends = np.array([points[a], points[b]])
-        axis.plot(*ends.T, color="0.1" if i == 0 else "0.75", linestyle="-", zorder=0)
+def plane(points: dict[str, tuple[float, float]], margins: dict[tuple[str, str], float]) -> Figure:
+    """Draw points in the plane, the distances of Eq. 19 between them with their lengths, and its margins as circles.
+
+    margins: by the names of two points, the margin of their distance. The first one, of the pair, has none. The circle
+    of another has its first point as centre, and the pair's distance plus the margin as radius. So the distance's term
+    of Eq. 19 is 0 if its second point is outside the circle.
+    """
+    figure, axis = plt.subplots(figsize=(0.7 * WIDTH, 3.4), layout="constrained")
+    spans = {names: np.array([points[name] for name in names]) for names in margins}
+    lengths = {names: float(np.linalg.norm(ends[0] - ends[1])) for names, ends in spans.items()}
+    pair = next(iter(lengths))
+    for (names, ends), look in zip(spans.items(), LINES, strict=False):
+        colour = "0.1" if names == pair else look["color"]
+        label = "$d({},\\ {})$".format(*names)
+        if names != pair:
+            radius = lengths[pair] + margins[names]
+            axis.add_patch(Circle(ends[0], radius, fill=False, edgecolor=colour, linestyle=look["linestyle"]))
+            label += f"; circle round ${names[0]}$, radius {lengths[pair]:.1f} + {margins[names]:.1f}"
+        axis.plot(*ends.T, color=colour, linestyle="-" if names == pair else look["linestyle"], label=label, zorder=1)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-        length = f"{np.linalg.norm(ends[0] - ends[1]):.3f}"
-        axis.annotate(length, ends.mean(axis=0), ha="center", va="center", fontsize=6, bbox=box)
+        axis.annotate(f"{lengths[names]:.3f}", ends.mean(axis=0), ha="center", va="center", fontsize=6, bbox=box)
     for name, place in points.items():
-        first = name.startswith("x")
-        axis.plot(*place, "o" if first else "s", color="#0072B2" if first else "#D55E00")
-        axis.annotate(f"${name}$", place, textcoords="offset points", xytext=(5, 4), fontsize=9)
+        axis.plot(*place, "o" if name.startswith("x") else "s", color=NEGATIVE if name.endswith("-") else PAIR)
+        axis.annotate(f"${name}$", place, textcoords="offset points", xytext=(5, 4), fontsize=10)
     axis.set_aspect("equal")
     axis.set(xlabel="first dimension of $\\mu$", ylabel="second dimension of $\\mu$")
-    axis.margins(0.15)
+    axis.autoscale_view()
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
-def shared_space(spaces: dict[str, pd.DataFrame]) -> Figure:
+def spread(places: np.ndarray, gap: float) -> np.ndarray:
+    """Return places (n, 2) moved apart, each a little at a time, until every two are about `gap` apart at least."""
+    turns = 2 * np.pi * np.arange(len(places)) / len(places)
+    places = places + gap / 100 * np.stack([np.cos(turns), np.sin(turns)], axis=1)  # two equal places differ now
+    for _ in range(300):
+        apart = places[:, None] - places
+        distance = np.linalg.norm(apart, axis=2) + np.eye(len(places))
+        short = np.clip(gap - distance, 0, None) * (1 - np.eye(len(places)))
+        places = places + (apart * (short / distance / 4)[:, :, None]).sum(axis=1)
+    return places
+
+
+def shared_space(spaces: dict[str, pd.DataFrame], x: str, y: str) -> Figure:
     """Draw codes in the plane, one panel a frame with the columns `1`, `2`, `class` (colour) and `images` (marker).
 
-    images: the title of the code's modality. Codes of the first ten classes are drawn. In the last panel each class
-    also stands at the median of its codes, for readers who cannot tell the colours.
+    images: the title of the code's modality. Codes of the first ten classes are drawn. Each class also stands at the
+    mean of its codes, or beside it with a line to it where labels would overlap. x, y: the axes' labels.
     """
     import seaborn as sns  # late: it takes longer to import than all else here
 
-    size = (WIDTH, WIDTH / len(spaces))
+    size = (WIDTH, WIDTH / len(spaces) + 0.2)
     figure, axes = plt.subplots(1, len(spaces), figsize=size, squeeze=False, layout="constrained")
     first = next(iter(spaces.values()))
     markers = dict(zip(first.images.unique(), "o^sDvP", strict=False))
     classes = sorted(first["class"].unique())[: len(CLASSES)]
-    for axis, letter, (title, frame) in zip(axes.flat, string.ascii_lowercase, spaces.items(), strict=False):
-        last = axis is axes.flat[-1]
-        colours = {"hue": "class", "palette": CLASSES[: len(classes)], "hue_order": classes}
-        shapes = {"style": "images", "markers": markers, "s": 16, "linewidth": 0, "alpha": 0.7}
-        frame = frame[frame["class"].isin(classes)]
+    colours = {"hue": "class", "palette": CLASSES[: len(classes)], "hue_order": classes}
+    shapes = {"style": "images", "markers": markers, "s": 14, "linewidth": 0, "alpha": 0.6}
+    drawn = {title: frame[frame["class"].isin(classes)] for title, frame in spaces.items()}
+    for axis, letter, (title, frame) in zip(axes.flat, string.ascii_lowercase, drawn.items(), strict=False):
         shuffled = frame.sample(frac=1, random_state=0)  # so that no class covers the others
-        sns.scatterplot(shuffled, x="1", y="2", ax=axis, legend="full" if last else False, **colours, **shapes)
-        medians = frame.groupby("class")[["1", "2"]].median() if last else frame[["1", "2"]][:0]
-        for label, median in medians.iterrows():
-            box = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-            axis.text(*median, str(label), ha="center", va="center", fontsize=9, weight="bold", bbox=box)
+        sns.scatterplot(shuffled, x="1", y="2", ax=axis, legend=False, **colours, **shapes)
         axis.set_title(f"({letter}) {title}")
-        axis.set(xlabel="first principal component", ylabel="", aspect="equal")
+        axis.set(xlabel=x, ylabel="", aspect="equal")
         axis.set_adjustable("datalim")
         axis.locator_params(nbins=5)
-    axes.flat[0].set_ylabel("second principal component")
-    sns.move_legend(axes.flat[-1], "center left", bbox_to_anchor=(1.0, 0.5), title="")
-    figure.draw_without_rendering()  # fixes the limits, which the layout of the next drawing needs
+    axes.flat[0].set_ylabel(y)
+    look = {"color": "0.4", "linestyle": "", "markersize": 4}
+    kinds = [Line2D([], [], marker=marker, label=title, **look) for title, marker in markers.items()]
+    figure.legend(handles=kinds, loc="outside lower center", ncols=len(kinds), fontsize=7)
+    figure.draw_without_rendering()  # fixes the limits, which the gap between labels and the next layout need
+    for axis, frame in zip(axes.flat, drawn.values(), strict=True):
+        means = frame.groupby("class")[["1", "2"]].mean()
+        labels = spread(means.to_numpy(), 0.085 * np.ptp(axis.get_xlim()))
+        for label, colour, mean, place in zip(means.index, CLASSES, means.to_numpy(), labels, strict=False):
+            axis.plot(
+                *np.stack([mean, place]).T, color="black", linestyle="-", linewidth=0.6, scalex=False, scaley=False
+            )
+            box = {"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": colour, "linewidth": 1.2}
+            axis.text(*place, str(label), ha="center", va="center", fontsize=6.5, weight="bold", bbox=box)
     return figure
 
 
-def traversals(pictures: dict[str, np.ndarray], meanings: dict[str, pd.DataFrame], ends: tuple[float, float]) -> Figure:
+def traversals(
+    pictures: dict[str, np.ndarray],
+    meanings: dict[str, pd.DataFrame],
+    ends: tuple[float, float],
+    starts: Mapping[str, np.ndarray],
+) -> Figure:
     """Draw Fig. 5: in each panel a row of images for each private dimension, and its correlations beside it.
 
     pictures: by title, cells (dimensions, steps, side, side, 3). meanings: by title, a frame with a row a dimension.
     Its first column is the KL term in nats, the others are correlations, drawn as a heat map. A dimension whose KL term
-    is below 0.05 nats is inactive, and its row has no colour. ends: the first and the last step's value.
+    is below 0.05 nats is inactive, and its row has no colour. ends: the first and the last step's value. starts: by
+    title, the code that the rows start from. In each row a frame marks the image whose value is nearest to that code's.
     """
     left, wide, room, gap, heading, below = 0.4, 4.3, 1.65, 0.15, 0.45, 0.4  # inches
     heights = [wide * cells.shape[0] / cells.shape[1] for cells in pictures.values()]
@@ -236,6 +336,10 @@ def traversals(pictures: dict[str, np.ndarray], meanings: dict[str, pd.DataFrame
         extent = (ends[0] - half, ends[1] + half, len(frame) - 0.5, -0.5)
         images.imshow(tile(cells), interpolation="nearest", aspect="auto", extent=extent)
         images.set(xlabel="value of the private dimension", ylabel="private dimension", yticks=dimensions)
+        steps = np.linspace(*ends, cells.shape[1])
+        for row, start in enumerate(starts[title][: len(frame)]):
+            corner = (steps[abs(steps - start).argmin()] - half, row - 0.5)
+            images.add_patch(Rectangle(corner, 2 * half, 1, fill=False, edgecolor="#D55E00", linewidth=1.5))
         images.set_title(f"({letter}) {title}")
         values = frame.iloc[:, 1:].to_numpy()
         inactive = frame.iloc[:, :1].to_numpy() < 0.05
