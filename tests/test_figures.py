@@ -35,31 +35,87 @@ def test_curves_draw_every_column_and_mark_what_changes():
     assert len(looks) == 2 and len({dashes for _, dashes in looks}) == 2, "distinguished by colour alone"
 
 
+def oklab(colours, seen):
+    """Return colours "#rrggbb" in OKLab, (N, 3), as eyes with the matrix `seen` of linear RGB see them."""
+    coded = np.array([[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in colours])
+    linear = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
+    to_cones = [[0.4122215, 0.5363325, 0.0514460], [0.2119035, 0.6806995, 0.1073970], [0.0883025, 0.2817188, 0.6299787]]
+    to_lab = [
+        [0.2104543, 0.7936178, -0.0040720],
+        [1.9779985, -2.4285922, 0.4505937],
+        [0.0259040, 0.7827718, -0.8086758],
+    ]
+    return np.cbrt(np.clip(linear @ np.transpose(seen), 0, 1) @ np.transpose(to_cones)) @ np.transpose(to_lab)
+
+
+PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+DEUTERANOPIA = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+
+
+@pytest.mark.parametrize("seen, least", [(np.eye(3), 0.19), (PROTANOPIA, 0.13), (DEUTERANOPIA, 0.13)])
+def test_every_two_colours_of_classes_differ(seen, least):
+    """The matrices are of Machado et al. (2009)."""
+    places = oklab(figures.CLASSES, seen)
+    distances = np.linalg.norm(places[:, None] - places, axis=2)[np.triu_indices(10, 1)]
+    assert len(places) == 10 and distances.min() > least
+
+
 @pytest.mark.parametrize("count", [3, 10, 26])
 def test_shared_space_writes_at_most_ten_classes_where_they_are(count):
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(count) + 5, 4)
     frame = pd.DataFrame({"1": labels * 3.0, "2": rng.normal(size=len(labels)), "class": labels})
     frame["images"] = ["m", "s"] * (len(labels) // 2)
-    figure = figures.shared_space({"before": frame, "after": frame})
+    figure = figures.shared_space({"before": frame, "after": frame}, "one", "two")
     before, after = figure.axes
     drawn = min(count, 10)
-    assert not before.texts and [text.get_text() for text in after.texts] == [str(5 + k) for k in range(drawn)]
-    assert [text.get_position()[0] for text in after.texts] == [3.0 * (5 + k) for k in range(drawn)]
+    for axis in (before, after):
+        assert [text.get_text() for text in axis.texts] == [str(5 + k) for k in range(drawn)]
+        near = [text.get_position()[0] for text in axis.texts]
+        np.testing.assert_allclose(near, [3.0 * (5 + k) for k in range(drawn)], atol=3)
     assert len(after.collections[0].get_offsets()) == 4 * drawn
-    legend = [text.get_text() for text in after.get_legend().get_texts()]
-    assert legend == ["class", *(str(5 + k) for k in range(drawn)), "images", "m", "s"]
+    assert (before.get_xlabel(), before.get_ylabel()) == ("one", "two")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["m", "s"]
+
+
+def test_labels_that_would_overlap_are_moved_apart_and_others_stay():
+    places = np.array([[0.0, 0.0], [0.0, 0.0], [0.1, 0.0], [9.0, 9.0]])
+    moved = figures.spread(places, 1.0)
+    distances = np.linalg.norm(moved[:, None] - moved, axis=2)[np.triu_indices(4, 1)]
+    assert distances.min() > 0.99
+    np.testing.assert_allclose(moved[3], places[3], atol=0.02)
+    np.testing.assert_allclose(moved[:3], 0, atol=1.1)
+
+
+def test_swap_names_what_is_used_and_quadruplets_have_labels_and_frames():
+    picture = np.zeros((4, 4, 3))
+    axis = figures.swap({"x": picture, "y": picture, "result": picture}, ("6", "7")).axes[0]
+    texts = {text.get_text() for text in axis.texts}
+    assert {"$x$, class 6", "$y$, class 7", "class 6, style of $y$", "private code $h_x$: not used"} <= texts
+    assert len(axis.images) == 3
+    rows = {symbol: np.zeros((2, 4, 4, 3)) for symbol in ("x", "y", "x-", "y-")}
+    labels = {"x": [1, 2], "y": [1, 2], "x-": [3, 3], "y-": [0, 3]}
+    figure = figures.quadruplets(rows, labels)
+    assert [axis.get_xlabel() for axis in figure.axes] == ["1", "2", "1", "2", "3", "3", "0", "3"]
+    assert [axis.get_ylabel() for axis in figure.axes[::2]] == list(rows)
+    frames = [axis.spines["left"] for axis in figure.axes]
+    assert len({frame.get_edgecolor() for frame in frames[:4]} | {frames[4].get_edgecolor()}) == 2
+    assert [frame.get_linestyle() == "-" for frame in frames] == [True] * 4 + [False] * 4
 
 
 def test_traversals_put_rows_beside_their_meanings():
     cells = np.random.default_rng(0).random((3, 5, 8, 8, 3))
     meaning = pd.DataFrame({"KL, nats": [1.0, 0.01, 0.2], "slant": [0.9, 0.8, -0.04]})
-    figure = figures.traversals({"to there": cells}, {"to there": meaning}, ends=(-5, 5))
+    figure = figures.traversals(
+        {"to there": cells}, {"to there": meaning}, ends=(-5, 5), starts={"to there": np.array([0.4, -4.0, 9.0])}
+    )
     images, heat = figure.axes
     assert images.get_ylim() == heat.get_ylim() == (2.5, -0.5)
     top, bottom = images.get_position(), heat.get_position()
     assert (top.y0, top.y1) == pytest.approx((bottom.y0, bottom.y1))
     assert images.images[0].get_extent() == [-6.25, 6.25, 2.5, -0.5]  # five images, their middles from -5 to 5
+    frames = [(frame.get_x(), frame.get_y(), frame.get_width()) for frame in images.patches]
+    assert frames == [(-1.25, -0.5, 2.5), (-6.25, 0.5, 2.5), (3.75, 1.5, 2.5)]  # round the nearest of -5, -2.5, 0, ...
     assert heat.images[0].get_array().tolist() == [[0.9], [0.0], [-0.04]]  # a dimension that is off has no colour
     assert [text.get_text() for text in heat.texts] == ["0.9", "0.8", "0.0", "1.00", "0.01", "0.20", "KL, nats"]
 
@@ -76,9 +132,12 @@ def test_changes_puts_each_row_at_its_change():
     assert {"-20", "0", "+5"} <= {text.get_text() for text in axis.get_xticklabels()}
 
 
-def test_plane_writes_lengths_and_densities_set_off_the_last():
-    figure = figures.plane({"x": (0.0, 0.0), "y": (3.0, 4.0)}, [("x", "y")])
-    assert [text.get_text() for text in figure.axes[0].texts] == ["5.000", "$x$", "$y$"]
+def test_plane_writes_lengths_and_draws_margins_as_circles_and_densities_set_off_the_last():
+    points = {"x": (0.0, 0.0), "y": (3.0, 4.0), "y_-": (0.0, 6.0)}
+    axis = figures.plane(points, {("x", "y"): 0.0, ("x", "y_-"): 2.0}).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["5.000", "6.000", "$x$", "$y$", "$y_-$"]
+    assert [(*circle.center, circle.radius) for circle in axis.patches] == [(0.0, 0.0, 7.0)]  # 5 and the margin
+    assert axis.get_xlim()[1] > 7 and axis.get_ylim()[0] < -7, "a circle is cut off"
     grid = np.linspace(0, 1, 5)
     lines = figures.densities({"q": grid, "product": grid**2}, grid, "$z$").axes[0].lines
     assert lines[1].get_linewidth() > lines[0].get_linewidth()

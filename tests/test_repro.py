@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from dvc.utils import strictyaml
 from test_faults import write_pipeline
@@ -88,6 +89,21 @@ def test_the_second_is_told_so_before_params_yaml_is_touched(checkout):
     assert run.returncode == 1 and "Traceback" not in run.stderr
     assert "another `make repro` is running here; wait for it or stop it first" in run.stderr
     assert (checkout / "params.yaml").read_bytes() == before
+
+
+def test_each_notebook_is_run_by_one_of_two_processes_after_the_numbers_and_before_the_last_check():
+    first, halves, last = repro.commands(ROOT, [])
+    assert first == [["repro", "metrics"]] and last == [["repro"]]
+    waits, once = "--wait-for-lock", "--single-item"
+    assert [half[:3] for half in halves] == [[waits, "repro", once]] * 2
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    run = [stages[name]["cmd"].split()[-1] for half in halves for name in half[3:]]
+    assert sorted(run) == sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb") if path.stem[:2] != "10")
+    outs = {out for stage in stages.values() for o in stage["outs"] for out in (o if isinstance(o, dict) else [o])}
+    of_notebooks = {next(iter(o)) for half in halves for name in half[3:] for o in stages[name]["outs"]}
+    needed = {dep for half in halves for name in half[3:] for dep in stages[name]["deps"]}
+    assert of_notebooks <= outs and not of_notebooks & needed  # no notebook waits for another one
+    assert repro.commands(ROOT, ["metrics"]) == [[["repro", "metrics"]]]
 
 
 FOLDERS = {  # what is wrong with a folder, and what is said then

@@ -115,6 +115,48 @@ def plan(preset: str | None = None, data: str | None = None) -> Params:
     return run
 
 
+def notebook_stages(root: Path) -> list[str]:
+    """Return the stages of dvc.yaml that run a notebook. They depend on other stages only, not on each other."""
+    _, document = params.parse(root / "dvc.yaml", typ="safe", pure=True)
+    return [name for name, stage in document["stages"].items() if " notebook " in stage["cmd"]]
+
+
+def commands(root: Path, targets: list[str]) -> list[list[list[str]]]:
+    """Return the arguments of `dvc` in groups: the commands of one group run at the same time.
+
+    A notebook computes little and uses one core, so the notebooks run in two processes. The last command runs whatever
+    is left, and checks that all is up to date.
+    """
+    names = notebook_stages(root)
+    if targets or len(names) < 2:
+        return [[["repro", *targets]]]
+    halves = [["--wait-for-lock", "repro", "--single-item", *names[i::2]] for i in (0, 1)]
+    return [[["repro", "metrics"]], halves, [["repro"]]]
+
+
+def run_group(root: Path, group: list[list[str]], lock: int) -> tuple[int, bool]:
+    """Run `dvc` with each list of arguments at the same time; return the first failing exit status, and if Ctrl-C came.
+
+    lock: the file descriptor of the lock on the checkout, which the processes hold, too.
+    """
+    stopped = False
+    with surroundings.own_settings():
+        environment = surroundings.for_dvc(root)
+        processes = [
+            subprocess.Popen([sys.executable, "-m", "dvc", *words], cwd=root, env=environment, pass_fds=[lock])
+            for words in group
+        ]
+        statuses = []
+        for process in processes:
+            while True:
+                try:
+                    statuses.append(process.wait())
+                    break
+                except KeyboardInterrupt:  # the terminal sent it to all processes; let DVC finish its files
+                    stopped = True
+    return next((status for status in statuses if status), 0), stopped
+
+
 def repro(targets: list[str], preset: str | None, data: str | None) -> int:
     """Run `dvc repro`; return its exit status, 130 after Ctrl-C. Raises ParamsError; SystemExit if one is running."""
     root = params.find_root()
@@ -126,17 +168,10 @@ def repro(targets: list[str], preset: str | None, data: str | None) -> int:
             raise SystemExit(f"{root}: another `make repro` is running here; wait for it or stop it first") from None
         plan(preset, data)
         restore(root)
-        command = [sys.executable, "-m", "dvc", "repro", *targets]
-        stopped = False
-        with surroundings.own_settings():
-            environment = surroundings.for_dvc(root)
-            process = subprocess.Popen(command, cwd=root, env=environment, pass_fds=[lock.fileno()])  # holds the lock
-            while True:
-                try:
-                    status = process.wait()
-                    break
-                except KeyboardInterrupt:  # the terminal sent it to all processes; let DVC finish its files
-                    stopped = True
+        for group in commands(root, targets):
+            status, stopped = run_group(root, group, lock.fileno())
+            if status or stopped:
+                break
     if stopped:
         print("\nstopped; `make repro` goes on from here, a model from its last checkpoint", file=sys.stderr)
     return 130 if stopped else status

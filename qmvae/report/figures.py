@@ -19,8 +19,8 @@ WIDTH, COLUMN = 7.0, 3.4  # inches: a page's text width, and one of its two colu
 LINES = plt.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000"])
 DASHES: list[Any] = ["-", "--", "-.", ":", (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1))]
 LINES += plt.cycler(linestyle=DASHES)
-# Ten colours for classes. Every two are 0.22 apart at least in OKLab, and 0.16 for readers without red or green cones.
-CLASSES = "#b380ff #00001a #99e600 #b3331a #330080 #4de6ff #001aff #4d1a00 #b39966 #4d6699".split()
+# Ten colours for classes. Every two are at least 0.19 apart in OKLab, and 0.13 for readers without red or green cones.
+CLASSES = "#003399 #80e600 #661a4d #ff8099 #66ccff #809900 #6600ff #806680 #1a6600 #9980ff".split()
 # The colours of docs/architecture.svg: shared and private codes (face, edge), the pair and its negatives in Eq. 19.
 SHARED, PRIVATE, PAIR, NEGATIVE = ("#fcebc8", "#9a6400"), ("#c3def2", "#0072b2"), "#00795a", "#c24e00"
 STYLE: dict[Any, Any] = {  # of every figure, also those of a notebook's own code; sizes as printed, at WIDTH or COLUMN
@@ -97,36 +97,34 @@ def panels(pictures: dict[str, np.ndarray], columns: int) -> Figure:
     return figure
 
 
-def swap(pictures: dict[str, np.ndarray], classes: tuple[str, str], style: str) -> Figure:
-    """Draw the aim of the paper: the shared code of x and the private code of y in one new image of y's modality.
+def swap(pictures: dict[str, np.ndarray], classes: tuple[str, str]) -> Figure:
+    """Draw the paper's aim: the shared code of x and the private code of y give a new image of y's modality.
 
-    pictures: `x`, `y` and `result`, (side, side, 3) each. classes: those of x and of y. style: what h of y is about.
+    pictures: `x`, `y` and `result`, (side, side, 3) each. classes: of x and of y.
     """
     figure, axis = plt.subplots(figsize=(WIDTH, 2.5))
     axis.set_position((0, 0, 1, 1))
     axis.set_axis_off()
-    titles = {"x": f"$x$, a {classes[0]}", "y": f"$y$, a {classes[1]}", "result": f"a {classes[0]} in the style of $y$"}
+    titles = {"x": f"$x$, class {classes[0]}", "y": f"$y$, class {classes[1]}"}
+    titles["result"] = f"class {classes[0]}, style of $y$"
     corners = {"x": (0.3, 1.3), "y": (0.3, 0.05), "result": (5.75, 0.7)}
     for name, (left, bottom) in corners.items():
         axis.imshow(pictures[name], interpolation="nearest", extent=(left, left + 0.95, bottom, bottom + 0.95))
         axis.text(left + 0.475, bottom + 0.99, titles[name], ha="center", va="bottom", fontsize=8)
-    rows = [
-        ("$z$ of $x$", f"the class, {classes[0]}", SHARED, True, 1.3),
-        ("$h_x$", "the style of $x$", PRIVATE, False, 1.3),
-    ]
-    rows += [("$z$ of $y$", f"the class, {classes[1]}", SHARED, False, 0.05), ("$h_y$", style, PRIVATE, True, 0.05)]
     arrow: dict[str, Any] = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "linewidth": 1}
-    for i, (code, meaning, (face, edge), used, bottom) in enumerate(rows):
-        middle = bottom + (0.2 if i % 2 else 0.72)
-        look = {"facecolor": face if used else "white", "edgecolor": edge, "linestyle": "-" if used else ":"}
-        axis.add_patch(Rectangle((2.0, middle - 0.18), 1.9, 0.36, **look))
-        text = f"{code}: {meaning}" if used else f"{code}, not used"
+
+    def code(text: str, colours: tuple[str, str], image: float, middle: float, used: bool) -> None:
+        face, edge = (colours[0], colours[1]) if used else ("white", "0.7")
+        axis.add_patch(Rectangle((2.0, middle - 0.18), 1.9, 0.36, facecolor=face, edgecolor=edge))
         axis.text(2.95, middle, text, ha="center", va="center", color="black" if used else "0.5")
-        axis.annotate(
-            "", (1.97, middle), (1.3, bottom + 0.475), arrowprops=arrow | {"color": "0.3" if used else "0.75"}
-        )
+        axis.annotate("", (1.97, middle), (1.3, image), arrowprops=arrow | {"color": "0.3" if used else "0.75"})
         if used:
             axis.annotate("", (4.47, 1.175), (3.93, middle), arrowprops=arrow | {"color": edge})
+
+    code(f"shared code $z$ of $x$: class {classes[0]}", SHARED, 1.775, 2.02, used=True)
+    code("private code $h_x$: not used", PRIVATE, 1.775, 1.5, used=False)
+    code("shared code $z$ of $y$: not used", SHARED, 0.525, 0.77, used=False)
+    code("private code $h_y$: the style of $y$", PRIVATE, 0.525, 0.25, used=True)
     axis.add_patch(Rectangle((4.5, 0.95), 0.85, 0.45, facecolor="#e8e8e8", edgecolor="#444"))
     axis.text(4.925, 1.175, "decoder of\n$y$'s modality", ha="center", va="center")
     axis.annotate("", (5.72, 1.175), (5.38, 1.175), arrowprops=arrow | {"color": "0.3"})
@@ -143,7 +141,10 @@ def quadruplets(rows: dict[str, np.ndarray], classes: dict[str, list]) -> Figure
     columns = len(next(iter(rows.values())))
     size = (WIDTH, len(rows) * (WIDTH / columns + 0.12) + 0.2)
     figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False, layout="constrained")
-    looks = {"a pair: one class": (PAIR, "-"), "its negatives: other classes": (NEGATIVE, (0, (2, 1)))}
+    looks: dict[str, tuple[str, Any]] = {
+        "a pair: one class": (PAIR, "-"),
+        "its negatives: other classes": (NEGATIVE, (0, (2, 1))),
+    }
     for i, (line, (symbol, cells)) in enumerate(zip(axes, rows.items(), strict=True)):
         colour, dashes = list(looks.values())[i > 1]
         for axis, cell, label in zip(line, cells, classes[symbol], strict=True):
@@ -243,7 +244,9 @@ def plane(points: dict[str, tuple[float, float]], margins: dict[tuple[str, str],
             label += f"; circle round ${names[0]}$, radius {lengths[pair]:.1f} + {margins[names]:.1f}"
         axis.plot(*ends.T, color=colour, linestyle="-" if names == pair else look["linestyle"], label=label, zorder=1)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-        axis.annotate(f"{lengths[names]:.3f}", ends.mean(axis=0), ha="center", va="center", fontsize=6, bbox=box)
+        below = (0, -7 if names == pair else 0)  # points; the pair's line is short
+        where: dict[str, Any] = {"xytext": below, "textcoords": "offset points", "ha": "center", "va": "center"}
+        axis.annotate(f"{lengths[names]:.3f}", ends.mean(axis=0), fontsize=6, bbox=box, **where)
     for name, place in points.items():
         axis.plot(*place, "o" if name.startswith("x") else "s", color=NEGATIVE if name.endswith("-") else PAIR)
         axis.annotate(f"${name}$", place, textcoords="offset points", xytext=(5, 4), fontsize=10)
@@ -290,14 +293,15 @@ def shared_space(spaces: dict[str, pd.DataFrame], x: str, y: str) -> Figure:
         axis.set_adjustable("datalim")
         axis.locator_params(nbins=5)
     axes.flat[0].set_ylabel(y)
-    look = {"color": "0.4", "linestyle": "", "markersize": 4}
+    look: dict[str, Any] = {"color": "0.4", "linestyle": "", "markersize": 4}
     kinds = [Line2D([], [], marker=marker, label=title, **look) for title, marker in markers.items()]
     figure.legend(handles=kinds, loc="outside lower center", ncols=len(kinds), fontsize=7)
     figure.draw_without_rendering()  # fixes the limits, which the gap between labels and the next layout need
     for axis, frame in zip(axes.flat, drawn.values(), strict=True):
         means = frame.groupby("class")[["1", "2"]].mean()
         labels = spread(means.to_numpy(), 0.085 * np.ptp(axis.get_xlim()))
-        for label, colour, mean, place in zip(means.index, CLASSES, means.to_numpy(), labels, strict=False):
+        for label, mean, place in zip(means.index, means.to_numpy(), labels, strict=True):
+            colour = CLASSES[classes.index(label)]
             axis.plot(
                 *np.stack([mean, place]).T, color="black", linestyle="-", linewidth=0.6, scalex=False, scaley=False
             )
