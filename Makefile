@@ -87,9 +87,8 @@ notebooks: $(VENV)/installed ## for maintainers: run the pipeline, then take the
 	cp reports/subset/notebooks/09*.ipynb reports/subset/notebooks/10*.ipynb notebooks/
 	$(VENV)/bin/dvc commit --quiet --force dvc.yaml  # not ablations/dvc.yaml, which was run on `subset`
 
-checkpoint: $(VENV)/installed ## for maintainers: publish the first trained Q-MVAE of `subset` as reports/subset/checkpoint
-	mkdir -p reports/subset/checkpoint
-	cp artifacts/subset/models/qmvae/seed-0/model.safetensors artifacts/subset/models/qmvae/seed-0/model.json reports/subset/checkpoint/
+checkpoint: $(VENV)/installed ## for maintainers: publish the first seed of every model of `subset` as reports/subset/checkpoint
+	$(VENV)/bin/python -m qmvae publish
 
 # What is pinned stays as long as pyproject.toml allows it; delete requirements.lock first to bring all of it up to date.
 lock: $(VENV)/installed ## for maintainers: resolve pyproject.toml into requirements.lock, for Linux and macOS

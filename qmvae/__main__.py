@@ -17,6 +17,7 @@ TEXTS = {  # the stages in the order of a run, then what helps
     "notebook": "run one notebook, such as 01_data, into reports/<preset>",
     "repro": "run `dvc repro`: all stages whose inputs changed",
     "plan": "check params.yaml and print what will be trained",
+    "publish": "write the first seed of every model of `subset`, and its classifiers, into reports/subset/checkpoint",
     "check-notebooks": "look for metadata and paths of one machine in the notebooks",
 }
 
@@ -38,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     command["train"].add_argument("--seed", type=int, help="this seed only, in this process")
     command["classifiers"].add_argument("modality", nargs="?", help="one modality; all of them if none is given")
     command["notebook"].add_argument("name", help="its name without .ipynb")
+    command["notebook"].add_argument("--preset", help="instead of that of params.yaml; `published` needs no run")
     for name in ("repro", "plan"):
         command[name].add_argument("--preset", help="write this preset into params.yaml")
         command[name].add_argument("--data", help="write this data folder into params.yaml")
@@ -53,12 +55,17 @@ def run(arguments: argparse.Namespace) -> int | None:
     if name in ("repro", "plan"):
         repro = importlib.import_module("qmvae.pipeline.repro")
         switches = arguments.preset, arguments.data
+        if arguments.preset == params.PUBLISHED:
+            text = f"nothing is trained; open a notebook, set preset = {params.PUBLISHED!r}, and run it"
+            raise params.ParamsError(f"preset {params.PUBLISHED!r}: {text}")
         return repro.repro(arguments.targets, *switches) if name == "repro" else repro.plan(*switches) and None
     if name == "check-notebooks":
         return importlib.import_module("qmvae.pipeline.notebooks").check(root)
     if name == "code":
         return importlib.import_module("qmvae.pipeline.stages.code").run(root)
-    settings = params.load(root=root)
+    if name == "publish":
+        return importlib.import_module("qmvae.pipeline.published").publish(params.load(params.SOURCE, root))
+    settings = params.load(arguments.preset if name == "notebook" else None, root)
     if (model := getattr(arguments, "model", None)) not in (None, *settings.training):
         raise params.ParamsError(f"model {model!r}: expected one of {', '.join(settings.training)}")
     models = [model] if model else settings.models

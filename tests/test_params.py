@@ -82,6 +82,10 @@ FAULTS = {
     ),
     "a modality named like a path": (lambda d: d["modalities"].update({"../x": {"net": "mlp"}}), "modalities"),
     "a preset named like a path": (lambda d: d.update(preset="../x"), "preset"),
+    "a preset named like the committed models": (
+        lambda d: d["presets"].update(published=d["presets"]["subset"]),
+        "presets.published: this name is for the committed models; rename the preset",
+    ),
     "repeated seeds": (lambda d: d["presets"]["quick"]["training"].update(seeds=[1, 1]), r"seeds \[1, 1\] repeat"),
     "no seeds": (lambda d: d["presets"]["quick"]["training"].update(seeds=[]), "training.seeds"),
     "negative seed": (lambda d: d["presets"]["quick"]["training"].update(seeds=[-1]), "training.seeds.0"),

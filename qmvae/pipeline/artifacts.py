@@ -1,5 +1,9 @@
-"""What stages left for a run, by name: its data set, models, classifiers and numbers; and the places of its reports."""
+"""What stages left for a run, by name: its data set, models, classifiers and numbers; and the places of its reports.
 
+For the preset `published` no stage runs. What is loaded first makes its folder from the committed models.
+"""
+
+import importlib
 from pathlib import Path
 
 import torch
@@ -7,12 +11,19 @@ import torch
 from qmvae.data.dataset import Dataset, Split
 from qmvae.evaluate.classifiers import CLASSIFIERS
 from qmvae.model.base import MultimodalVAE
-from qmvae.pipeline import checkpoint, datasets, files
+from qmvae.pipeline import checkpoint, datasets, files, params
 from qmvae.pipeline.schema import Params
+
+
+def prepare(run: Params) -> None:
+    """Fill the folders of the preset `published`, if they are not up to date; do nothing for other presets."""
+    if run.preset == params.PUBLISHED:  # imported by name: the stages of other presets do not depend on this code
+        importlib.import_module("qmvae.pipeline.published").prepare(run)
 
 
 def load_dataset(run: Params, device: torch.device | str = "cpu") -> Dataset:
     """Return the images and pairs of the run. Raises FileError."""
+    prepare(run)
     return datasets.load_dataset(run.artifacts / "data", run.modalities, device)
 
 
@@ -39,17 +50,28 @@ def first_two(run: Params) -> tuple[Params, Dataset]:
 
 def load_model(run: Params, name: str, seed: int | None = None, device: torch.device | str = "cpu") -> MultimodalVAE:
     """Return a trained model of the run, in eval mode; seed: the run's first if None. Raises FileError."""
+    prepare(run)
     return checkpoint.load_model(run.model_folder(name, run.seeds[0] if seed is None else seed), device)
 
 
 def load_classifiers(
     run: Params, dataset: Dataset, kind: str = "standard", device: torch.device | str = "cpu"
 ) -> dict[str, torch.nn.Module]:
-    """Return the classifier of each modality, in eval mode; kind: `standard` (Shi et al.'s) or `strong`."""
+    """Return the classifier of each modality, in eval mode; kind: `standard` (Shi et al.'s) or `strong`.
+
+    The classifiers have float32 weights; the files may have them as float16. Raises FileError.
+    """
+    prepare(run)
     classifiers: dict[str, torch.nn.Module] = {}
     for name, shape in dataset.shapes.items():
-        tensors, _ = files.load_tensors(run.artifacts / "classifiers" / f"{name}-{kind}.safetensors")
+        path = run.artifacts / "classifiers" / f"{name}-{kind}.safetensors"
+        tensors, _ = files.load_tensors(path)
+        tensors = {key: t.float() if t.dtype == torch.float16 else t for key, t in tensors.items()}
         classifiers[name] = CLASSIFIERS[kind](shape, len(dataset.classes))
+        expected = classifiers[name].state_dict()
+        if {k: (t.shape, t.dtype) for k, t in tensors.items()} != {k: (t.shape, t.dtype) for k, t in expected.items()}:
+            of = f"{name} images {shape} of {len(dataset.classes)} classes"
+            raise files.FileError(f"{path}: not the weights of a {kind} classifier for {of}; train it on these images")
         classifiers[name].load_state_dict(tensors)
         classifiers[name].to(device).eval()
     return classifiers
@@ -57,11 +79,13 @@ def load_classifiers(
 
 def classifier_accuracy(run: Params) -> dict[str, dict[str, float]]:
     """Return accuracies on the real test images by kind (`standard`, `strong`, `supervised`) and modality."""
+    prepare(run)
     return files.load_json(run.artifacts / "classifiers" / "accuracy.json")
 
 
 def metrics(run: Params) -> dict:
     """Return the numbers of reports/<preset>/metrics.json."""
+    prepare(run)
     return files.load_json(run.reports / "metrics.json")
 
 

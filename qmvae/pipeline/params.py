@@ -4,6 +4,7 @@
 """
 
 import io
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from qmvae.pipeline.schema import File, Params
+from qmvae.pipeline.schema import MODELS, File, Params
+
+PUBLISHED, SOURCE = "published", "subset"  # the preset of the committed models, and the preset that trained them
 
 
 class ParamsError(ValueError):
@@ -43,7 +46,8 @@ def parse(path: Path, **kind: Any) -> tuple[YAML, Any]:
 def load(preset: str | None = None, root: Path | None = None) -> Params:
     """Read and check params.yaml.
 
-    preset: use this one instead of the one that the file switches on.
+    preset: use this one instead of the one that the file switches on. `published` is no entry of the file: its settings
+    are those of `subset`, with one seed and the models in reports/subset/checkpoint; see pipeline/published.py.
     root: the folder of params.yaml; found from the working directory if not given.
     Raises ParamsError with every fault of the file in one message.
     """
@@ -53,11 +57,13 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
     if not isinstance(document, dict):
         raise ParamsError(f"{path}: expected a mapping with the keys {', '.join(File.model_fields)}")
     if preset is not None:
-        document["preset"] = preset
+        document["preset"] = SOURCE if preset == PUBLISHED else preset
     try:
         file = File.model_validate(document)
     except ValidationError as error:
         raise ParamsError(_explain(path, error)) from None
+    if PUBLISHED in file.presets:
+        raise ParamsError(f"{path}: presets.{PUBLISHED}: this name is for the committed models; rename the preset")
     settings = file.settings(file.preset)
     shared = ("preset", "device", "modalities", "ablations")
     chosen: dict[str, Any] = {name: getattr(file, name) for name in shared}
@@ -65,13 +71,36 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
     chosen |= {name: section for name, (section, _) in settings.items()}
     titles = {name: chosen["images"].titles.get(name, name) for name in file.modalities}
     chosen["images"] = chosen["images"].model_copy(update={"titles": titles})
-    return Params(
+    run = Params(
         root=root,
         data=root / file.folder,
         seeds=file.presets[file.preset].training.seeds,
         training={name: training for name, (_, training) in settings.items()},
         **chosen,
     )
+    return _published(run) if preset == PUBLISHED else run
+
+
+def _published(run: Params) -> Params:
+    """Return the run with its committed models only, the values and steps that they were trained with, and one seed."""
+    sections, training = {}, dict(run.training)
+    for name in run.models:
+        path = published_folder(run.reports / "checkpoint", name) / "model.json"
+        if path.is_file():
+            try:
+                about = json.loads(path.read_text(encoding="utf-8"))
+                sections[name] = MODELS[name].model_validate(about["config"])
+                training[name] = training[name].model_copy(update={"steps": about["steps"]})
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                fault = " ".join(str(error).split())[:300]
+                raise ParamsError(f"{path}: does not describe a model: {fault}; restore the committed file") from None
+    own = {"preset": PUBLISHED, "models": list(sections), "seeds": run.seeds[:1], "training": training}
+    return run.model_copy(update=sections | own)
+
+
+def published_folder(folder: Path, name: str) -> Path:
+    """Return where a checkpoint folder has a model: Q-MVAE at its top, others in a subfolder of their name."""
+    return folder if name == "qmvae" else folder / name
 
 
 def _explain(path: Path, error: ValidationError) -> str:
