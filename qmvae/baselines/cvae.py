@@ -37,11 +37,12 @@ class CVAE(MultimodalVAE):
     """A model with one conditional VAE for each of the M (M - 1) directions, which share no weights.
 
     z says what x does not say about y. It is no code of x and y in common, and the model has no p(x). So it has
-    entries in Table 1 only. The paper's classes and segmentations y are images here, and its recurrent first guess of y
-    is left out. So is its hybrid objective, which adds E_{p(z|x)}[ln p(y|z,x)] with a weight.
+    entries in Table 1 only. The paper's parts of images and segmentations y are images here. Left out are its recurrent
+    first guess of y, multi-scale prediction, noise on x, and its hybrid objective. The latter is
+    alpha L + (1 - alpha) E_{p(z|x)}[ln p(y|z,x)].
 
-    No public code of the authors is known to us. We read MultiVae's (`AgatheSenellart/MultiVae` on GitHub), whose prior
-    network is optional.
+    We could not read the paper. Two public summaries by others have its equations, which agree with ours. We know no
+    code of the authors. We read `AgatheSenellart/MultiVae` on GitHub, whose prior network is optional.
     """
 
     has_shared = is_fused = False
@@ -65,9 +66,9 @@ class CVAE(MultimodalVAE):
 
         L(x, y) = E_{q(z|x,y)}[lambda_y ln p(y|z,x)] - beta KL(q(z|x,y) || p(z|x))
 
-        With lambda_y = beta = 1 it is a lower bound of ln p(y|x) in nats. lambda_y is the likelihood weight of the
-        target. One sample estimates the expectation. The terms are `elbo_<x>_to_<y>`, which is L(x, y), and
-        `kl_<x>_to_<y>` without weight.
+        With lambda_y = beta = 1 it is a lower bound of ln p(y|x) in nats, Eq. 4 of the paper according to a summary.
+        lambda_y is the likelihood weight of the target. One sample estimates the expectation. The terms are
+        `elbo_<x>_to_<y>`, which is L(x, y), and `kl_<x>_to_<y>` without weight.
         """
         terms = {}
         for x, y in permutations(images, 2):

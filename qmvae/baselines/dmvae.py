@@ -1,7 +1,7 @@
 """DMVAE (Daunhawer et al. 2020): a contrastive loss for the shared codes, and private codes independent of them.
 
-This is not the DMVAE of Lee & Pavlovic (2021). The authors' public code is `imantdaunhawer/DMVAE` on GitHub. The names
-of the loss weights are those of the public code.
+This is not the DMVAE of Lee & Pavlovic (2021). The authors' public code is `imantdaunhawer/DMVAE` on GitHub. We read
+it, but could not read the paper. The names of the loss weights are those of the public code.
 """
 
 from collections.abc import Mapping

@@ -41,8 +41,9 @@ class JointEncoder(nn.Module):
 class JMVAE(MultimodalVAE):
     """A VAE without private codes, trained as the variant that its paper calls JMVAE-kl.
 
-    The authors' public code is `masa-su/jmvae` with the library `masa-su/Tars`, both on GitHub. We read these two and
-    `AgatheSenellart/MultiVae`. The paper has two modalities. MultiVae extends it to more, and we follow it there.
+    The authors' public code is `masa-su/jmvae` with the library `masa-su/Tars`, both on GitHub. We read these two,
+    `google/joint_vae` and `AgatheSenellart/MultiVae`. Of the paper we could read the abstract and a part of the
+    introduction. Its code has two modalities. MultiVae extends it to more, and we follow it there.
     """
 
     has_joint_encoder = True  # the posterior given all modalities is that of a network, not a function of the others
@@ -84,8 +85,9 @@ class JMVAE(MultimodalVAE):
         loss = -E_{q(z|x_1, ..., x_M)}[sum_i lambda_i ln p(x_i|z)] + beta KL(q(z|x_1, ..., x_M) || p(z))
                + alpha sum_i KL(q(z|x_1, ..., x_M) || q(z|x_i))
 
-        lambda_i are the likelihood weights, 1 in the paper. One sample estimates the expectation. The terms with
-        alpha train the unimodal encoders, which appear nowhere else. They also train the joint encoder.
+        lambda_i are the likelihood weights, which the authors' script for MNIST lacks. One sample estimates the
+        expectation. The terms with alpha train the unimodal encoders, which appear nowhere else. They also train the
+        joint encoder. The default of alpha is 1 in that script and 0.1 in MultiVae.
 
         The terms are `log_p_<modality>`, with lambda_i, and without weights `kl_joint` and `kl_to_<modality>`.
         """

@@ -87,7 +87,7 @@ class LaplaceEncoder(Encoder):
 class MMVAE(MultimodalVAE):
     """A VAE without private codes, with a Laplace prior of learned scale.
 
-    The authors' public code is `iffsid/mmvae` on GitHub.
+    The authors' public code is `iffsid/mmvae` on GitHub. We read it. Of the paper we could read the abstract only.
     """
 
     is_fused = False  # a mixture has no fused code, so MMVAE's entry for MNIST-SVHN in Table 2 is N/A

@@ -14,7 +14,8 @@ class MMVAEPLUS(MMVAE):
 
     The two passes of MMVAE serve this model unchanged, and so does its mixture of the unimodal posteriors.
 
-    The authors' public code is `epalu/mmvaeplus` on GitHub. We read it and `AgatheSenellart/MultiVae`.
+    The authors' public code is `epalu/mmvaeplus` on GitHub. We read it and `AgatheSenellart/MultiVae`. Of the paper we
+    could read the abstract and a part of the introduction only.
     """
 
     def __init__(self, shapes, networks, config):

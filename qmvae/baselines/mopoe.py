@@ -13,7 +13,8 @@ from qmvae.model.gaussian import Gaussian, product_of_experts
 class MOPOE(MultimodalVAE):
     """A VAE without private codes, as its paper runs MNIST-SVHN-Text.
 
-    The authors' public code is `thomassutter/MoPoE` on GitHub. We read it and `AgatheSenellart/MultiVae`.
+    The authors' public code is `thomassutter/MoPoE` on GitHub. We read it and `AgatheSenellart/MultiVae`. Of the paper
+    we could read the abstract, and its equations only in a public summary by others.
     """
 
     def fuse(self, posteriors: Mapping[str, Gaussian]) -> Gaussian:
@@ -37,13 +38,14 @@ class MOPOE(MultimodalVAE):
         return len(self.shapes)
 
     def objective(self, images: Images, labels: Tensor) -> dict[str, Tensor]:
-        """Return the negative bound of the paper as `loss`, and its terms: batch means, scalars.
+        """Return the negative bound of the public code as `loss`, and its terms: batch means, scalars.
 
         loss = -E_{q(z|x_1, ..., x_M)}[sum_i lambda_i ln p(x_i|z)] + beta 1/S sum_X KL(q_X(z) || p(z))
         q(z|x_1, ..., x_M) = 1/S sum_X q_X(z),  S = 2^M - 1
 
-        X runs over all S non-empty sets of modalities. q_X is the product of experts in `fuse`. The mean of the KL
-        divergences is an upper bound of the KL divergence of the mixture, since the latter is convex in q.
+        X runs over all S non-empty sets of modalities. q_X is the product of experts in `fuse`. The summary of the
+        paper has two differences. Its mixture has 2^M components, so the empty set is one. Its bound has the KL
+        divergence of the mixture. The mean of the KL divergences is an upper bound of that, by convexity in q.
 
         lambda_i are the likelihood weights, beta is `kl`. The expectation has one sample for each pair. As in the
         public code, the batch is cut into S parts, and each part is sampled from another q_X. The order of a batch is

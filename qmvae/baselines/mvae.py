@@ -13,7 +13,8 @@ from qmvae.model.gaussian import Gaussian, product_of_experts
 class MVAE(MultimodalVAE):
     """A VAE without private codes. Section numbers here are those of the MVAE paper.
 
-    The authors' public code is `mhw32/multimodal-vae-public` on GitHub.
+    The authors' public code is `mhw32/multimodal-vae-public` on GitHub. We read it. Of the paper we could read the
+    abstract only.
     """
 
     def fuse(self, posteriors: Mapping[str, Gaussian]) -> Gaussian:

@@ -39,10 +39,13 @@ class GaussianMixture(NamedTuple):
 class VCCA(MultimodalVAE):
     """A VAE with private codes. It infers the shared code from one modality at a time.
 
-    The paper derives VCCA-private, which infers z from the first view, and bi-VCCA, which averages the bounds of both
-    views. This class is VCCA-private with the average of bi-VCCA. The authors published no code of it. We read the code
-    of a follow-up (Tang et al. 2017), mirrored in `edchengg/VCCA-StudyNotes` on GitHub, for VCCA-private from one view.
-    The dropout of that code is left out, since no other model here has any.
+    We read the paper as submitted to ICLR 2017. It derives VCCA-private, which infers z from the first view (Eq. 13).
+    bi-VCCA averages the bounds of both views. It belongs to another version of the paper, which we could not read. We
+    read it in `google/joint_vae` on GitHub (Vedantam et al. 2018). This class is VCCA-private with that average. We
+    know no code of the authors. We also read a follow-up's (Tang et al. 2017), in `edchengg/VCCA-StudyNotes`.
+
+    The paper applies dropout to all layers and to the samples of z and h. It reports that dropout helps much, and
+    expects it to keep h from reconstructing an image without z. We leave it out, since no other model here has any.
     """
 
     is_fused = False  # no rule combines q(z|x) and q(z|y) into one code, so Table 2 has no entry for both modalities
@@ -63,9 +66,10 @@ class VCCA(MultimodalVAE):
         L_m = sum_i E_{q(z|x_m) q(h_i|x_i)}[lambda_i ln p(x_i|z,h_i)] - beta KL(q(z|x_m) || p(z))
               - sum_i beta_i KL(q(h_i|x_i) || p(h_i))
 
-        L_m is the bound of VCCA-private with modality m as the view that z is inferred from. The paper's bi-VCCA
-        has mu L_x + (1 - mu) L_y; here mu is 1/2, and 1/M with M modalities. lambda_i are the likelihood weights, beta
-        is `kl_shared` and beta_i is `kl_private`, all 1 in the paper. One sample estimates each expectation.
+        L_m is Eq. 13 of the paper with modality m as the view that z is inferred from. bi-VCCA has
+        mu L_x + (1 - mu) L_y; here mu is 1/2, and 1/M with M modalities. lambda_i are the likelihood weights, beta is
+        `kl_shared` and beta_i is `kl_private`. All are 1 in Eq. 13. On one of its data sets, MIR-Flickr, the paper
+        tunes a KL weight, to 1e-4. One sample estimates each expectation.
 
         The terms are `bound_<modality>`, which is L_m, and without weights `kl_shared_<m>` and `kl_private_<m>`.
         """

@@ -105,6 +105,9 @@ def triplet_terms(codes: Tensor, labels: Tensor, policy: str, alpha: float) -> t
     class. The distances are those of a from p and from n. Rows without a positive or a negative contribute 0. The loss
     compares no codes of two modalities. So it is an ablation of Eq. 19, not a part of the paper's model.
 
+    Of TVAE's paper we could read the abstract only: a triplet loss on the means, besides the ELBO. The distance, the
+    margin and the choice of p and n here are those of Eq. 19 and of `select`.
+
     codes: the means mu, (N, D). labels: integers (N,). policy: see `select`. alpha: the margin.
     """
     same = (labels[:, None] == labels[None, :]) & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
