@@ -289,8 +289,8 @@ def test_the_evaluator_skips_what_cvae_has_not():
     full = numbers | {"linear": {"mnist": entry, "svhn": entry, "both": entry}}
     metrics = {"modalities": list(names), "models": {"qmvae": full, "cvae": numbers}, "seeds": [0]}
     titles = {"mnist": "MNIST", "svhn": "SVHN"}
-    assert tables.readable(tables.table(metrics, "cross"), titles).loc["cvae", "MNIST → SVHN (ours)"] == "50.0"
-    assert set(tables.readable(tables.table(metrics, "linear"), titles).loc["cvae"]) == {"n/a"}
+    assert tables.readable(tables.table(metrics, "cross"), titles).loc["CVAE", "MNIST → SVHN (ours)"] == "50.0"
+    assert set(tables.readable(tables.table(metrics, "linear"), titles).loc["CVAE"]) == {"n/a"}
 
 
 # VCCA-private
