@@ -81,10 +81,10 @@ site: $(VENV)/installed ## run the pipeline, then turn README, notebooks and a p
 	@$(VENV)/bin/python -m qmvae repro $(SWITCH)
 	$(VENV)/bin/python tools/site.py
 
-notebooks: $(VENV)/installed ## for maintainers: run the pipeline, then take the outputs of the executed notebooks (`quick`; 09 and 10: `subset`)
+notebooks: $(VENV)/installed ## for maintainers: run the pipeline, then take the outputs of the executed notebooks (`quick`; 09 and 10: `subset`; 12: `published`)
 	@$(VENV)/bin/python -m qmvae repro --preset quick
 	cp reports/quick/notebooks/0[1-8]*.ipynb reports/quick/notebooks/11*.ipynb notebooks/
-	cp reports/subset/notebooks/09*.ipynb reports/subset/notebooks/10*.ipynb notebooks/
+	cp reports/subset/notebooks/09*.ipynb reports/subset/notebooks/10*.ipynb reports/published/notebooks/12*.ipynb notebooks/
 	$(VENV)/bin/dvc commit --quiet --force dvc.yaml  # not ablations/dvc.yaml, which was run on `subset`
 
 checkpoint: $(VENV)/installed ## for maintainers: publish the first seed of every model of `subset` as reports/subset/checkpoint

@@ -17,7 +17,7 @@ from qmvae.pipeline import artifacts, params
 from qmvae.pipeline.stages import classifiers, data, evaluate, metrics, train
 from qmvae.report import claims
 
-NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if not path.stem.startswith("10")]
+NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if not path.stem.startswith(("10", "12"))]
 EXAMPLE = re.search(r"\*\*Your own images.*?```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
 
 

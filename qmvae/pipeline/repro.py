@@ -72,7 +72,8 @@ def is_complete(path: Path) -> bool:
         stages = list(document["stages"].values())
         entries = [entry for stage in stages for kind in ("deps", "outs") for entry in stage.get(kind, [])]
         return bool(stages) and document["schema"] == "2.0" and all(
-            isinstance(stage["cmd"], str) and isinstance(stage.get("params", {}), dict) for stage in stages
+            isinstance(stage["cmd"], str) and all(isinstance(p, dict) for p in dict(stage.get("params", {})).values())
+            for stage in stages
         ) and all(
             isinstance(entry["path"], str)
             and re.fullmatch(r"[0-9a-f]{32}(\.dir)?", entry["md5"])
@@ -80,7 +81,7 @@ def is_complete(path: Path) -> bool:
             and isinstance(entry["size"], int)
             for entry in entries
         )  # fmt: skip
-    except (params.ParamsError, KeyError, TypeError, AttributeError):
+    except (params.ParamsError, KeyError, TypeError, ValueError, AttributeError):
         return False
 
 
