@@ -99,7 +99,8 @@ def test_each_notebook_is_run_by_one_of_two_processes_after_the_numbers_and_befo
     assert [half[:3] for half in halves] == [[waits, "repro", once]] * 2
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     run = [stages[name]["cmd"].split()[-1] for half in halves for name in half[3:]]
-    assert sorted(run) == sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb") if path.stem[:2] < "10" or path.stem[:2] == "11")
+    in_pipeline = [path.stem for path in (ROOT / "notebooks").glob("*.ipynb") if path.stem[:2] not in ("10", "12")]
+    assert sorted(run) == sorted(in_pipeline)
     outs = {out for stage in stages.values() for o in stage["outs"] for out in (o if isinstance(o, dict) else [o])}
     of_notebooks = {next(iter(o)) for half in halves for name in half[3:] for o in stages[name]["outs"]}
     needed = {dep for half in halves for name in half[3:] for dep in stages[name]["deps"]}

@@ -30,7 +30,14 @@ from qmvae.pipeline.files import FileError, load_json, save_text
 from qmvae.report.tables import PAPER
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "data/README.md", "docs/*.md", "notebooks/*.ipynb", "reports/subset/checkpoint/README.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "data/README.md",
+    "docs/*.md",
+    "notebooks/*.ipynb",
+    "reports/subset/checkpoint/README.md",
+)
 HINT = "correct the file's name in the comment, or run what writes it"
 NUMBER = r"[+−-]?\d[\d,]*(?:\.\d+)?"
 CODE = r"^ *(?P<fence>```+).*?^ *(?P=fence)|(?<!`)(?P<tick>`+)(?!`)(?:(?!\n\s*\n).)+?(?<!`)(?P=tick)(?!`)"
