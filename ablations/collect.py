@@ -19,6 +19,7 @@ def collect(run: params.Params) -> None:
         "steps": ablations.steps,
         "batch_size": run.training["qmvae"].batch_size,
         "changes": ablations.changes,
+        "spread": spread(run),
         "ablations": {name: files.load_json(folder / f"{name}.json") for name in ablations.changes},
     }
     files.save_json(run.reports / "ablations.json", report)
@@ -29,6 +30,15 @@ def collect(run: params.Params) -> None:
             conditions, generated = (images[f"{a}_to_{b}.{part}"].numpy() / 255 for part in ("conditions", "generated"))
             pictures[f"{title}: {titles[a]} to {titles[b]}"] = figures.under_conditions(conditions, generated)
     artifacts.save_figure(run, figures.panels(pictures, columns=2), "leak")
+
+
+def spread(run: params.Params) -> dict[str, dict[str, float]]:
+    """Return the standard deviations of Q-MVAE's seeds in Tables 1 and 2: fractions of 1, 0 for one seed.
+
+    They show how large a difference of two runs must be to mean something. Raises FileError.
+    """
+    found = artifacts.metrics(run)["models"]["qmvae"]
+    return {part: {key: entry["std"] for key, entry in found[part].items()} for part in ("cross", "linear")}
 
 
 def main() -> None:

@@ -50,8 +50,11 @@ def test_from_training_to_the_report(project, capsys):
     classifiers.run(run)
     for name in run.ablations.changes:
         ablate.ablate(run, name)
+    tables = {"cross": {"mnist_to_svhn": {"std": 0.01}}, "linear": {"both": {"std": 0.02}}}
+    files.save_json(run.reports / "metrics.json", {"models": {"qmvae": tables}})
     collect.collect(run)
     report = files.load_json(run.reports / "ablations.json")
+    assert report["spread"] == {"cross": {"mnist_to_svhn": 0.01}, "linear": {"both": 0.02}}
     assert report["steps"] == 20 and report["changes"]["printed_objective"] == {"objective": "printed"}
     for name, found in report["ablations"].items():
         assert found == files.load_json(run.artifacts / "ablations" / f"{name}.json")
