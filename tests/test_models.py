@@ -39,6 +39,8 @@ def make(name, count=2, **changes):
     config |= {"samples": 3} if "samples" in config and "samples" not in changes else {}
     for key in PER_MODALITY & config.keys():
         entry = config[key].get("all", config[key].get("conv"))
+        if key == "likelihood" and entry["family"] == "bernoulli":  # tests have images of any value
+            entry = {"family": "laplace", "scale": 0.75}
         config[key] = {m: entry | {"weight": 1.0} if key == "likelihood" else entry for m in list(SHAPES)[:count]}
     torch.manual_seed(0)
     shapes = {m: SHAPES[m] for m in list(SHAPES)[:count]}

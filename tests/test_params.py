@@ -194,11 +194,11 @@ def test_overrides_change_one_model_of_one_preset():
 def test_changes_by_modality_take_kinds_and_all_and_precede_the_section(tmp_path, where, entries):
     """The section has entries for `mlp` and `conv`. A change of `all` must not lose against them, nor be ignored."""
     document = copy.deepcopy(COMMITTED)
-    before = load("quick", ROOT).qmvae.kl_private
-    overrides = document["presets"]["quick"]["overrides"]
+    before = load("subset", ROOT).qmvae.kl_private
+    overrides = document["presets"]["subset"]["overrides"]
     (overrides if where == "overrides" else document["ablations"]["changes"])["qmvae"] = {"kl_private": entries}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
-    run = load("quick", tmp_path)
+    run = load("subset", tmp_path)
     found = run.qmvae if where == "overrides" else with_change(run, "qmvae").qmvae
     assert found.kl_private == {"mnist": 3.0, "svhn": entries.get("all", before["svhn"])}
 

@@ -29,7 +29,7 @@ NEED_A_RUN = [path for path in (ROOT / "notebooks").glob("*.ipynb") if '"preset 
 
 def test_the_committed_models_load_and_generate():
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= 25e6
-    assert COMMITTED[0] == FOLDER  # Q-MVAE
+    assert FOLDER in COMMITTED  # Q-MVAE
     for folder in COMMITTED:
         about = json.loads((folder / "model.json").read_text())
         assert folder == params.published_folder(FOLDER, about["model"]) and about["preset"] == "subset"

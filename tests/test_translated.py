@@ -55,7 +55,8 @@ def test_the_gradient_reaches_the_decoder_and_the_private_encoder_only():
 
 def test_without_the_additional_terms_the_objective_is_that_of_q_mvae():
     model, images, labels = make("translated")
-    paper, _, _ = make("qmvae")
+    paper, _, _ = make("qmvae", kl_shared=model.config.kl_shared)
+    paper.config.kl_private = model.config.kl_private
     paper.load_state_dict(model.state_dict())
     config = model.config
     config.digit = config.style = {"mnist": 0.0, "svhn": 0.0}
