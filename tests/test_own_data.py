@@ -79,7 +79,12 @@ def test_readmes_example_runs_to_the_last_notebook(tmp_path, monkeypatch, one_th
     run_all(tmp_path, monkeypatch)
     reports = params.load().reports
     table = (reports / "tables" / "table1.md").read_text()
-    assert "photo → sketch (ours)" in table and "(the paper)" not in table and "The paper:" not in table and "MNIST" not in table
+    assert (
+        "photo → sketch (ours)" in table
+        and "(the paper)" not in table
+        and "The paper:" not in table
+        and "MNIST" not in table
+    )
     assert "paper: by" not in (reports / "tables" / "claims.md").read_text()
     printed = capsys.readouterr().out
     assert "does not hold" in printed and "images of the committed results: no" in printed
