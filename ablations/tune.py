@@ -122,7 +122,9 @@ def qualifies(row: dict[str, str]) -> bool:
     R2 of every background is at least 0.95, and each private code has 8 active dimensions or more.
     """
     alive = all(float(row[key]) >= 8 for key in row if key.startswith("active.") and key.endswith("_private"))
-    return alive and all(float(row[key]) >= 0.95 for key in row if key.startswith("style.") and "_background" in key)
+    return alive and all(
+        float(row[key]) >= 0.95 for key in row if key.startswith("style.") and key.endswith("_background")
+    )
 
 
 def tradeoff(rows: list[dict[str, str]], titles: Mapping[str, str]) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Verdicts on the paper's claims from the seeds of our runs: paired t-tests, corrected for their number."""
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 import pandas as pd
@@ -22,13 +23,9 @@ class Claim(NamedTuple):
     chance: float | None = None
 
 
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def trained(values: Sequence[float], chance: float | None) -> bool:
     """Return whether the mean accuracy of a model's seeds is TRAINED above the chance level, or no level is given."""
-    return chance is None or mean(values) >= chance + TRAINED
+    return chance is None or fmean(values) >= chance + TRAINED
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -60,7 +57,7 @@ def decide(claims: Sequence[Claim]) -> pd.DataFrame:
     p_values = dict(zip(tested, found, strict=True))
     rows = []
     for i, claim in enumerate(claims):
-        gap, p = 100 * (mean(claim.larger) - mean(claim.smaller)), p_values.get(i, 1.0)
+        gap, p = 100 * (fmean(claim.larger) - fmean(claim.smaller)), p_values.get(i, 1.0)
         if not able[i]:
             word = "no verdict: a model did not train"
         elif gap > 0:
