@@ -192,7 +192,7 @@ def test_a_wrong_file_is_named(clone, name, spoil, message):
 def test_a_published_model_that_is_none_and_classifiers_of_other_images_are_named(clone):
     run = params.load("published", clone)
     dataset = artifacts.load_dataset(run)
-    with pytest.raises(files.FileError, match=r"mnist-standard.safetensors: not the weights of a standard classifier"):
+    with pytest.raises(files.FileError, match=r"mnist-standard.safetensors: does not fit a standard classifier"):
         path = run.artifacts / "classifiers" / "mnist-standard.safetensors"
         files.save_tensors(path, {k: t[:1] for k, t in files.load_tensors(path)[0].items()})
         artifacts.load_classifiers(run, dataset)

@@ -322,6 +322,16 @@ def test_threads_follow_the_load_in_bfloat16_alone(monkeypatch):
         torch.set_num_threads(count)
 
 
+@pytest.mark.parametrize(
+    ("value", "threads"), [(None, 0), ("", 0), (" ", 0), ("two", 0), ("0", 0), ("3", 3), ("2,1", 2)]
+)
+def test_a_setting_that_openmp_ignores_counts_as_none(monkeypatch, value, threads):
+    """An empty OMP_NUM_THREADS gave each of two jobs two threads, which made them six times slower."""
+    monkeypatch.setenv("OMP_NUM_THREADS", value) if value is not None else monkeypatch.delenv("OMP_NUM_THREADS", False)
+    assert jobs.claimed_threads() == threads
+    assert jobs.one_thread() == ({} if threads else {"OMP_NUM_THREADS": "1"})
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", MODELS)
 def test_a_gpu_trains_and_resumes(project, name):

@@ -65,14 +65,11 @@ def load_classifiers(
     classifiers: dict[str, torch.nn.Module] = {}
     for name, shape in dataset.shapes.items():
         path = run.artifacts / "classifiers" / f"{name}-{kind}.safetensors"
-        tensors, _ = files.load_tensors(path)
-        tensors = {key: t.float() if t.dtype == torch.float16 else t for key, t in tensors.items()}
         classifiers[name] = CLASSIFIERS[kind](shape, len(dataset.classes))
+        what = f"a {kind} classifier for {name} images {shape} of {len(dataset.classes)} classes"
         expected = classifiers[name].state_dict()
-        if {k: (t.shape, t.dtype) for k, t in tensors.items()} != {k: (t.shape, t.dtype) for k, t in expected.items()}:
-            of = f"{name} images {shape} of {len(dataset.classes)} classes"
-            raise files.FileError(f"{path}: not the weights of a {kind} classifier for {of}; train it on these images")
-        classifiers[name].load_state_dict(tensors)
+        weights = files.load_weights(path, expected, what, "train it on these images: run `dvc repro`")
+        classifiers[name].load_state_dict(weights)
         classifiers[name].to(device).eval()
     return classifiers
 

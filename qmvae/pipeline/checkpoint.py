@@ -64,17 +64,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Multim
             expected = build_model(name, config, shapes, about["nets"]).state_dict()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise files.FileError(f"{folder / 'model.json'}: does not describe a model: {error!r}; {hint}") from None
-    stored, _ = files.load_tensors(folder / "model.safetensors", hint=hint)
-    weights = {k: t.float() if t.dtype == torch.float16 else t for k, t in stored.items()}  # published: half the bytes
-    wrong = sorted(key for key in expected.keys() | weights.keys() if _form(expected, key) != _form(weights, key))
-    if wrong:
-        found, wanted = _form(weights, wrong[0]), _form(expected, wrong[0])
-        fault = f"{wrong[0]} is {found or 'missing'}, expected {wanted or 'nothing of that name'}"
-        raise files.FileError(f"{folder / 'model.safetensors'}: does not fit model.json: {fault}; {hint}")
+    weights = files.load_weights(folder / "model.safetensors", expected, "model.json", hint)
     model = build_model(name, config, shapes, about["nets"])
     model.load_state_dict(weights)
     return model.to(device).eval()
-
-
-def _form(tensors: Mapping[str, torch.Tensor], key: str) -> tuple | None:
-    return (tuple(tensors[key].shape), tensors[key].dtype) if key in tensors else None

@@ -14,6 +14,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 
@@ -102,3 +103,23 @@ def load_tensors(
         raise FileError(f"{path}: not there; {hint}") from None
     except (OSError, safetensors.SafetensorError) as error:
         raise FileError(f"{path}: not a whole safetensors file: {error}; delete it and {hint}") from None
+
+
+def load_weights(path: Path, expected: Mapping[str, Tensor], what: str, hint: str) -> dict[str, Tensor]:
+    """Return the weights of a safetensors file as float32; the file may have them as float16, as published ones do.
+
+    expected: tensors with the names, shapes and types that the weights must have. what: the thing that they belong to,
+    for the message. Raises FileError if the file is missing or broken, or if a tensor differs from what is expected.
+    """
+
+    def form(tensors: Mapping[str, Tensor], key: str) -> str:
+        return f"{tuple(tensors[key].shape)} {tensors[key].dtype}" if key in tensors else ""
+
+    stored, _ = load_tensors(path, hint=hint)
+    weights = {key: t.float() if t.dtype == torch.float16 else t for key, t in stored.items()}
+    for key in sorted(expected.keys() | weights.keys()):
+        found, wanted = form(weights, key), form(expected, key)
+        if found != wanted:
+            fault = f"{key} is {found or 'missing'}, expected {wanted or 'nothing of that name'}"
+            raise FileError(f"{path}: does not fit {what}: {fault}; {hint}")
+    return weights

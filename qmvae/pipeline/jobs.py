@@ -23,9 +23,18 @@ class JobError(RuntimeError):
 def workers() -> int:
     """Return how many jobs run at once: one for each core, or for each thread that OMP_NUM_THREADS does not claim."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    claimed = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    threads = max(1, int(claimed)) if claimed.isdecimal() else 1  # OpenMP ignores other text, too
-    return max(1, min(cores // threads, int(psutil.virtual_memory().available / MEMORY)))
+    return max(1, min(cores // (claimed_threads() or 1), int(psutil.virtual_memory().available / MEMORY)))
+
+
+def claimed_threads() -> int:
+    """Return how many threads OMP_NUM_THREADS asks for; 0 if it is unset, empty, or no number, as OpenMP reads it."""
+    claimed = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(claimed) if claimed.isdecimal() else 0
+
+
+def one_thread() -> dict[str, str]:
+    """Return the variable that gives a new process one thread; empty where the user asks for another number."""
+    return {} if claimed_threads() else {"OMP_NUM_THREADS": "1"}
 
 
 def side_by_side(jobs: list[list[str]]) -> None:
@@ -35,7 +44,7 @@ def side_by_side(jobs: list[list[str]]) -> None:
     """
     waiting = list(jobs)
     running: dict[subprocess.Popen, list[str]] = {}
-    environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"TQDM_DISABLE": "1", "QMVAE_JOB": "1"}
+    environment = os.environ | one_thread() | {"TQDM_DISABLE": "1", "QMVAE_JOB": "1"}
     room = workers()
     alive, ours = os.pipe()  # jobs see its other end closed when this process ends, see end_with_parent
     try:
@@ -77,10 +86,10 @@ class FreeThreads:
     """
 
     def __init__(self, precision: str):
-        if precision == "float32" and "OMP_NUM_THREADS" not in os.environ:
+        if precision == "float32" and not claimed_threads():
             torch.set_num_threads(1)
         self.most = torch.get_num_threads()
-        self.adapts = self.most > 1 and "OMP_NUM_THREADS" not in os.environ
+        self.adapts = self.most > 1 and not claimed_threads()
         self.last = self.read()
 
     def read(self) -> tuple[float, float]:

@@ -15,7 +15,7 @@ import nbformat
 import papermill
 from nbconvert.preprocessors import ClearMetadataPreprocessor, CoalesceStreamsPreprocessor
 
-from qmvae.pipeline import files, surroundings
+from qmvae.pipeline import files, jobs, surroundings
 from qmvae.pipeline.schema import Params
 
 # an absolute path that is not the end of a relative path or of a web address
@@ -64,7 +64,7 @@ def execute(params: Params, stem: str) -> None:
     promised = [promises_figure(cell) for cell in notebook.cells]
     try:
         with surroundings.own_settings():
-            os.environ.setdefault("OMP_NUM_THREADS", "1")  # see jobs.py
+            os.environ.update(jobs.one_thread())
             done = papermill.execute_notebook(
                 notebook,
                 None,
