@@ -130,5 +130,7 @@ def shifted(images: Tensor, most: int) -> Tensor:
     """
     down, right = torch.randint(2 * most + 1, (2,)).tolist()
     height, width = images.shape[2:]
-    padded = F.pad(images, (most, most, most, most), mode="replicate")
-    return padded[:, :, down : down + height, right : right + width]
+    # torch.compile mistakes the layout of this gradient for images that are channels_last (torch 2.14)
+    padded = F.pad(images.contiguous(), (most, most, most, most), mode="replicate")
+    moved = padded[:, :, down : down + height, right : right + width]
+    return moved.contiguous(memory_format=torch.channels_last)
