@@ -81,10 +81,13 @@ site: $(VENV)/installed ## run the pipeline, then turn README, notebooks and a p
 	@$(VENV)/bin/python -m qmvae repro $(SWITCH)
 	$(VENV)/bin/python tools/site.py
 
-notebooks: $(VENV)/installed ## for maintainers: run the pipeline, then take the outputs of the executed notebooks (`quick`; 09 and 10: `subset`; 12: `published`)
+notebooks: $(VENV)/installed ## for maintainers: run all notebooks and take their outputs into notebooks/ (`published`, real images) and tests/notebooks (`quick`, texts)
 	@$(VENV)/bin/python -m qmvae repro --preset quick
-	cp reports/quick/notebooks/0[1-8]*.ipynb reports/quick/notebooks/11*.ipynb notebooks/
-	cp reports/subset/notebooks/09*.ipynb reports/subset/notebooks/10*.ipynb reports/published/notebooks/12*.ipynb notebooks/
+	for name in 01 02 03 04 05 06 07 08 11 12; do \
+	    $(VENV)/bin/python -m qmvae notebook --preset published $$(basename notebooks/$$name*.ipynb .ipynb) || exit 1; done
+	for name in 09 10; do \
+	    $(VENV)/bin/python -m qmvae notebook --preset subset $$(basename notebooks/$$name*.ipynb .ipynb) || exit 1; done
+	$(VENV)/bin/python tools/notebook_outputs.py
 	$(VENV)/bin/dvc commit --quiet --force dvc.yaml  # not ablations/dvc.yaml, which was run on `subset`
 
 checkpoint: $(VENV)/installed ## for maintainers: publish the first seed of every model of `subset` as reports/subset/checkpoint

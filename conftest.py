@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from qmvae.pipeline import notebooks, surroundings
+from qmvae.pipeline import notebooks, params, published, surroundings
 
 
 def pytest_configure(config):
@@ -15,6 +15,19 @@ def pytest_configure(config):
     settings.enter_context(surroundings.own_settings())
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     config.add_cleanup(settings.close)
+
+
+def pytest_collection_modifyitems(items):
+    """Compare no output of the preset `published` where its images are the built-in ones; such cells only run.
+
+    The committed outputs are those of real images. tests/notebooks has the outputs that any machine can repeat.
+    """
+    cells = [item for item in items if hasattr(item, "cell")]
+    shown = {item.parent: item.cell.source for item in cells if "parameters" in item.cell.metadata.get("tags", [])}
+    cells = [item for item in cells if shown.get(item.parent) == f'preset = "{params.PUBLISHED}"']
+    if cells and published.missing_archives(params.load(params.PUBLISHED)):
+        for item in cells:
+            item.options["check"] = False
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,8 +14,10 @@ from tiny import ROOT, write_params
 from qmvae.pipeline import notebooks
 from qmvae.pipeline.files import FileError
 from qmvae.pipeline.params import load
+from tools import notebook_outputs
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PICTURE = re.compile('"image/')
 
 
 def write_notebook(root: Path, *sources: str) -> None:
@@ -174,11 +176,25 @@ def test_committed_notebooks_are_executed_and_clean(path):
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), (
         "run `make repro`, then `make notebooks`"
     )
-    shown = {"09": "subset", "10": "subset", "12": "published"}.get(path.stem[:2], "quick")  # by `make notebooks`
-    assert [cell.source for cell in code if "parameters" in cell.metadata.get("tags", [])] == [f'preset = "{shown}"']
+    preset = [cell.source for cell in code if "parameters" in cell.metadata.get("tags", [])]
+    assert preset == [f'preset = "{notebook_outputs.shown(path.stem)}"']
     before = nbformat.writes(committed)
     notebooks.clean(committed)
     assert nbformat.writes(committed) == before, "saved from JupyterLab? run `make repro`, then `make notebooks`"
+
+
+def test_the_texts_that_nbval_compares_are_those_of_these_notebooks():
+    """In tests/notebooks: run with `quick`, with the same code, and without pictures, which nbval does not compare."""
+    wanted = [path for path in NOTEBOOKS if not path.stem.startswith(notebook_outputs.NOT_QUICK)]
+    found = sorted((ROOT / "tests" / "notebooks").glob("*.ipynb"))
+    assert [path.name for path in found] == [path.name for path in wanted]
+    for path, of in zip(found, wanted, strict=True):
+        texts, notebook = (nbformat.read(p, as_version=4) for p in (path, of))
+        assert notebook_outputs.code(texts) == notebook_outputs.code(notebook), "run `make notebooks`"
+        assert [c.source for c in texts.cells if "parameters" in c.metadata.get("tags", [])] == ['preset = "quick"']
+        assert all(c.execution_count for c in texts.cells if c.cell_type == "code") and not PICTURE.search(
+            path.read_text()
+        )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -14,9 +14,6 @@ from tiny import ROOT
 from qmvae.pipeline.files import FileError
 from tools import prose_numbers
 
-# Notebooks whose numbers have no comments yet: take a notebook's number out of this list when they have.
-NOT_YET = ("01", "02", "03", "04", "05", "06", "11")
-
 EXCEPTIONS = {
     r"(?i:sections?) [\d.]+\d(?:(?:,| and) \d\.[\d.]*\d)*": "sections of the paper",
     r"(?m)^\| [2-4]\.\d(?:\.\d|, )[^|]*": "sections of the paper, in the first cell of a row",
@@ -33,7 +30,7 @@ def texts() -> Iterator[tuple[str, str]]:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".md":
             yield path.relative_to(ROOT).as_posix(), text
-        elif not path.name.startswith(NOT_YET):
+        else:
             for cell in json.loads(text)["cells"]:
                 if cell["cell_type"] == "markdown":
                     yield f"{path.name}, cell {cell['id']}", "".join(cell["source"])

@@ -68,14 +68,18 @@ def classifier_files(run: Params, folder: Path) -> list[Path]:
     return [folder / f"{name}-{kind}.safetensors" for name in run.modalities for kind in CLASSIFIERS]
 
 
+def missing_archives(run: Params) -> list[str]:
+    """Return the names of the archives that the data folder lacks; if there is one, the images are built-in."""
+    return [f"{name}.npz" for name in run.modalities if not (run.data / f"{name}.npz").is_file()]
+
+
 def prepare(run: Params) -> None:
     """Fill artifacts/published and reports/published with what notebooks read, unless they are up to date.
 
     run: of the preset `published`. The images are the archives of the data folder, or built-in if one is missing.
     A second process waits until the first has finished. Raises FileError, or DataError for an unusable archive.
     """
-    missing = [f"{name}.npz" for name in run.modalities if not (run.data / f"{name}.npz").is_file()]
-    if missing:
+    if missing := missing_archives(run):
         say(
             f"Images: built-in, since the data folder has no {' and no '.join(missing)}; "
             "`python tools/svhn_subset.py` makes the images of the committed results."
