@@ -38,11 +38,15 @@ def run(params: Params) -> None:
         "models": models,
     }
     files.save_json(params.reports / "metrics.json", rounded(metrics))
-    scores = {
+    files.save_json(params.reports / "scores.json", scores(models))
+
+
+def scores(models: dict[str, dict]) -> dict[str, dict[str, float]]:
+    """Return the means of Tables 1 and 2 by model and key, in per cent."""
+    return {
         name: {key: round(100 * value["mean"], 1) for part in ("cross", "linear") for key, value in model[part].items()}
         for name, model in models.items()
     }
-    files.save_json(params.reports / "scores.json", scores)
 
 
 def summary(values: list[float]) -> dict[str, Any]:
