@@ -1,4 +1,4 @@
-"""Seeds that were trained apart become one metrics.json, if all else agrees."""
+"""Seeds or models that trained apart become one metrics.json, if all else agrees."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 from tiny import ROOT
 
-from tools.join_seeds import join
+from tools.join_runs import join
 
 
 def metrics(seeds, values, **other):
@@ -22,10 +22,23 @@ def test_the_seeds_of_both_have_one_mean_and_spread():
     assert entry["std"] == pytest.approx(0.07**0.5)
 
 
+def test_models_with_the_same_seeds_are_added_or_replaced():
+    def of(values, steps, *names):
+        model = metrics([0], values)["models"]["m"] | {"steps": steps}
+        return metrics([0], values, models=dict.fromkeys(names, model), steps=steps)
+
+    joined = join(of([0.1], 9, "qmvae", "mvae"), of([0.2], 8, "qmvae", "jmvae"))
+    found = {name: (model["steps"], model["cross"]["a_to_b"]["seeds"]) for name, model in joined["models"].items()}
+    assert found == {"qmvae": (8, [0.2]), "mvae": (9, [0.1]), "jmvae": (8, [0.2])}
+    assert joined["steps"] == 8 and joined["seeds"] == [0]
+    with pytest.raises(ValueError, match="preset: one has 'p', the other 'q'"):
+        join(of([0.1], 9, "mvae"), of([0.2], 8, "qmvae") | {"preset": "q"})
+
+
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (metrics([0], [0.2]), r"seeds: both files have \[0\]"),
+        (metrics([0, 1], [0.2, 0.3]), r"seeds: both files have \[0\], and others"),
         (metrics([1], [0.2], judges={"a": 0.6}), "judges.a: one has 0.5, the other 0.6"),
         (metrics([1], [0.2], models={}), r"models: one has \['m'\], the other \[\]"),
         (
@@ -45,11 +58,11 @@ def test_the_command_writes_both_files_or_none(tmp_path):
 
     def run(found):
         second.write_text(json.dumps(found))
-        command = [sys.executable, ROOT / "tools" / "join_seeds.py", first, second]
+        command = [sys.executable, ROOT / "tools" / "join_runs.py", first, second]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
     before = first.read_text()
-    assert "seeds: both files have [0]" in run(metrics([0], [0.1])).stderr and first.read_text() == before
-    assert run(metrics([1], [0.3])).stdout.endswith("seeds [0, 1]\n")
+    assert "judges.a: one has 0.5" in run(metrics([1], [0.1], judges={"a": 1})).stderr and first.read_text() == before
+    assert run(metrics([1], [0.3])).stdout.endswith(": m; seeds [0, 1]\n")
     assert json.loads((tmp_path / "scores.json").read_text()) == {"m": {"a_to_b": 20.0, "a": 20.0}}
     assert json.loads(first.read_text())["seeds"] == [0, 1]

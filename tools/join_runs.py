@@ -1,7 +1,8 @@
-"""Join the numbers of seeds that were trained apart. `python tools/join_seeds.py FIRST.json SECOND.json`
+"""Join the numbers of runs that trained apart. `python tools/join_runs.py FIRST.json SECOND.json`
 
-Both files are a metrics.json of the same preset, settings, images and classifiers, with different seeds. FIRST gets the
-seeds of both, and scores.json beside it is written again. So the seeds of a preset can train on several machines.
+Both files are a metrics.json of the same preset, images and classifiers. Either they have the same models and settings
+and different seeds: FIRST gets the seeds of both. Or they have the same seeds: FIRST gets the models of SECOND, instead
+of its own of the same name. scores.json beside FIRST is written again. So a preset can train on several machines.
 """
 
 import argparse
@@ -13,20 +14,25 @@ from qmvae.pipeline.stages.metrics import rounded, scores, summary
 
 
 def join(first: dict, second: dict) -> dict:
-    """Return metrics with the seeds of both. Raises ValueError that names what differs and must not."""
+    """Return metrics with the seeds or the models of both. Raises ValueError that names what differs and must not."""
+    if first["seeds"] == second["seeds"]:
+        models = first["models"] | second["models"]
+        steps = models["qmvae"]["steps"] if "qmvae" in models else first["steps"]
+        both = [{**metrics, "models": models, "steps": steps} for metrics in (first, second)]
+        return _join(*both, "", seeds=False)
     if repeated := set(first["seeds"]) & set(second["seeds"]):
-        raise ValueError(f"seeds: both files have {sorted(repeated)}")
+        raise ValueError(f"seeds: both files have {sorted(repeated)}, and others; give all or none in both")
     joined = _join({**first, "seeds": None}, {**second, "seeds": None}, "")
     return joined | {"seeds": first["seeds"] + second["seeds"]}
 
 
-def _join(first: Any, second: Any, where: str) -> Any:
+def _join(first: Any, second: Any, where: str, seeds: bool = True) -> Any:
     if isinstance(first, dict) and isinstance(second, dict):
         if first.keys() != second.keys():
             raise ValueError(f"{where or 'the files'}: one has {sorted(first)}, the other {sorted(second)}")
-        if first.keys() == {"mean", "std", "seeds"}:
+        if seeds and first.keys() == {"mean", "std", "seeds"}:
             return summary(first["seeds"] + second["seeds"])
-        return {key: _join(first[key], second[key], f"{where}.{key}".lstrip(".")) for key in first}
+        return {key: _join(first[key], second[key], f"{where}.{key}".lstrip("."), seeds) for key in first}
     if first != second:
         raise ValueError(f"{where}: one has {first!r}, the other {second!r}")
     return first
@@ -44,7 +50,7 @@ def main() -> None:
         parser.exit(1, f"{paths.first} and {paths.second} cannot be joined: {error}\n")
     files.save_json(paths.first, joined)
     files.save_json(paths.first.with_name("scores.json"), scores(joined["models"]))
-    print(f"{paths.first}: seeds {joined['seeds']}")
+    print(f"{paths.first}: {', '.join(joined['models'])}; seeds {joined['seeds']}")
 
 
 if __name__ == "__main__":
