@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int | None:
 
 
 def main() -> None:
-    """Parse the command line and run it. What a user can correct ends in one message, without a traceback."""
+    """Parse the command line and run it. Errors that users can correct end in one message, without a traceback."""
     arguments = parser().parse_args()
     try:
         if os.environ.get("QMVAE_JOB"):

@@ -1,1 +1,1 @@
-"""The models that the paper compares Q-MVAE with, one a file, each with the objective of its own paper."""
+"""The models that the paper compares Q-MVAE with, and five related ones: one file and its own objective for each."""

@@ -1,4 +1,4 @@
-"""VCCA-private in both directions (Wang et al. 2016): the shared code of one modality explains all, private codes."""
+"""VCCA-private in both directions (Wang et al. 2016): private codes, and the shared code of one modality for all."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -30,7 +30,10 @@ class GaussianMixture(NamedTuple):
         return (second_moment - self.mean.square()).log()
 
     def rsample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Return a sample, (N, D): each row from one expert, chosen with probability 1/M. Gradients reach it only."""
+        """Return a sample, (N, D): each row from one expert, chosen with probability 1/M.
+
+        Gradients reach the chosen experts only.
+        """
         count, rows = self.experts.mean.shape[:2]
         chosen = torch.randint(count, (rows,), generator=generator, device=self.experts.mean.device)
         return self.experts.rsample(generator)[chosen, torch.arange(rows, device=chosen.device)]

@@ -1,4 +1,4 @@
-"""What the images of a run must be like, whichever source they come from. Each fault is one message with its cure."""
+"""Checks of the images of a run, whatever their source. Each fault is one message, which also says what to do."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -63,7 +63,10 @@ def check_enough(where: str, found: int, batch_size: int, setting: str) -> None:
 
 
 def check_values(where: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuse images with no value above 1, which are nearly always 0..1 by mistake: DataError. Warn up to 16."""
+    """Raise DataError on images with no value above 1, and print a warning for others with none above FEW_LEVELS.
+
+    Images with values 0 and 1 only are nearly always a mistake: floats in [0, 1] that were cut off.
+    """
     for key in ("train_images", "test_images"):
         largest = int(arrays[key].max())
         fault = f"{where}: {key}: found no value above {largest}, expected 0 (black) to 255"

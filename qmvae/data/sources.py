@@ -35,7 +35,7 @@ def read(source: str, folder: Path, names: Iterable[str], seed: int) -> dict[str
 
 
 def files_read(source: str, folder: Path, names: Iterable[str]) -> list[Path]:
-    """Return the files whose content `read` does not know beforehand: archives. Raises DataError if one is missing.
+    """Return the files that `read` uses whatever their content: archives. Raises DataError if one is missing.
 
     Built-in images need no files, and official files are used only if they have their official checksums.
     """

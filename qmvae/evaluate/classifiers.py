@@ -1,6 +1,6 @@
 """Classifiers that label generated images: Shi et al.'s (2019), as in the paper (section 4.2.1), and stronger ones.
 
-A weak classifier errs on real images too, which hides faults of the generated ones.
+A weak classifier also errs on real images, so its errors hide those of the generated images.
 """
 
 from collections.abc import Iterator

@@ -24,7 +24,8 @@ class CrossGeneration(NamedTuple):
     """The measures of one direction. The paper has the first one only.
 
     accuracy: by Shi et al.'s classifier. strong: by the stronger one. Both are fractions of 1.
-    frechet: the Frechet distance between that classifier's features of the generated and of the real test images.
+    frechet: the squared Frechet distance between the generated and the real test images, in features of Shi et al.'s
+    classifier, see `frechet_distance`.
     contrast: the mean contrast of the generated images over that of the real test images.
     """
 
@@ -50,6 +51,9 @@ def cross_generation(
     For each pair the model generates an image of `target`. The shared code comes from the pair's image of `source`, the
     private code from the prior. The accuracy is the share of generated images to which the classifier of `target` gives
     the class of the `source` image.
+
+    classifier, strong: of `target`, a Classifier and a StrongClassifier in eval mode. indices: int64 (n,) into the test
+    pairs. seed: of the private codes, and of the shared codes where the model samples them.
     """
     split, classes, stride = dataset.test, dataset.classes, math.ceil(len(indices) / STRONG)
     correct, correct_strong, features, deviations = [], [], [], []

@@ -26,7 +26,9 @@ ACTIVE = 0.05  # nats
 def thickness(images: Tensor) -> Tensor:
     """Return the thickness of bright strokes in pixels: (N, 1, H, W) to (N,).
 
-    It is the sum of the brightness over half the length of the outline.
+    thickness = 2 sum_i x_i / outline,  outline = the sum of |x_i - x_j| over all neighbouring pixels i, j
+
+    x are the brightnesses in [0, 1]. The outline is the length of both edges of the strokes.
     """
     ink = images.flatten(1).sum(dim=1)
     outline = images.diff(dim=2).abs().flatten(1).sum(dim=1) + images.diff(dim=3).abs().flatten(1).sum(dim=1)
@@ -36,7 +38,9 @@ def thickness(images: Tensor) -> Tensor:
 def slant(images: Tensor) -> Tensor:
     """Return how far strokes lean to the right, in pixels a row: (N, 1, H, W) to (N,).
 
-    It is -mu_xy / mu_yy with the second moments mu of the image's brightness.
+    slant = -mu_xy / mu_yy,  mu_xy = sum_i m_i (x_i - mean x) (y_i - mean y),  mu_yy = sum_i m_i (y_i - mean y)^2
+
+    m_i is the share of pixel i, at column x_i and row y_i counted downwards, in the brightness of the image.
     """
     height, width = images.shape[2:]
     rows, columns = torch.arange(height).float(), torch.arange(width).float()
@@ -108,11 +112,12 @@ def probe_codes(model: MultimodalVAE, dataset: Dataset) -> dict[str, float]:
 
 
 def active_dimensions(model: MultimodalVAE, split: Split) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the number of active dimensions of each code, and the nats that it holds, under <modality>_<code>.
+    """Return the number of active dimensions of each code, and its KL divergence in nats, under <modality>_<code>.
 
-    A dimension d holds KL_d = 1/2 (exp(logvar_d) + mean_d^2 - 1 - logvar_d) nats, averaged over the split's images.
-    It is active if KL_d >= ACTIVE = 0.05 nats. A code holds the sum of KL_d over its dimensions. The shared code is
-    that of one modality alone. Codes whose posterior is not Gaussian are left out.
+    KL_d = 1/2 (exp(logvar_d) + mean_d^2 - 1 - logvar_d), averaged over the split's images
+
+    Dimension d is active if KL_d >= ACTIVE = 0.05 nats. The KL divergence of a code is the sum of KL_d over its
+    dimensions. The shared code is that of one modality alone. Codes whose posterior is not Gaussian are left out.
     """
     active, nats = {}, {}
     for name, images in split.images.items():

@@ -31,6 +31,7 @@ def linear_probe(model: MultimodalVAE, dataset: Dataset, indices: Tensor) -> tup
     modalities `both` has the codes of all three. The layer, on standardised codes, is the optimum of the cross-entropy
     that Shi et al. minimise with Adam. A model without fused codes is fitted to the codes of all modalities, one after
     the other, and has no `both`. The calibration is that of probabilities averaged over SAMPLES samples of a posterior.
+    indices: int64 (n,) into the training pairs.
     """
     train, test = (
         {name: encode(lambda x: model.shared({name: x}), images) for name, images in split.images.items()}

@@ -74,7 +74,7 @@ def select_negatives(
 def select(policy: str, allowed: Tensor, distance: Tensor, positive: Tensor) -> Tensor:
     """Return the index of one negative for each anchor: int64 (N,). Raises ValueError on an unknown policy.
 
-    An anchor is the embedding from which distances are measured. Its positive is the other member of its pair.
+    An anchor is the mean mu from which distances are measured. Its positive is the other member of its pair.
 
     policy, for the allowed candidates of each anchor:
         random: one of them, with equal probability.

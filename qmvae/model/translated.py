@@ -1,4 +1,4 @@
-"""Q-MVAE + translated quadruplets: one more metric loss, on images that the decoder draws. This is not in the paper."""
+"""Q-MVAE + translated quadruplets: one more metric loss, on images that the decoder generates. Not in the paper."""
 
 from collections.abc import Mapping
 
@@ -42,18 +42,20 @@ def class_share(codes: Tensor, labels: Tensor) -> Tensor:
 
 
 class TranslatedQMVAE(QMVAE):
-    """Q-MVAE whose objective also asks of a translation that its codes be those that it was drawn from.
+    """Q-MVAE with further terms: losses of the codes of translations, and `class_share` of the private codes.
 
-    The cause: the private code of an image can encode its class. Then a translation, with the shared code of y and the
-    private code of another image x', shows the class of x'. Eq. 19 cannot prevent this: it has no generated image.
+    The private code of an image can encode its class. Then a translation, with the shared code of y and the private
+    code of another image x', shows the class of x'. Eq. 19 cannot prevent this, since it has no generated image. Two
+    losses compare the codes of a translation x^ with the codes z and h that the decoder generated it from:
 
     x^ = decoder(z, h),  z = mu(y),  h ~ q(h|x')
-    L_digit(x^, z) = max(||mu(x^) - z|| - ||mu(x^) - mu(x')|| + alpha1, 0)
+    L_digit(x^, z) = max(||mu(s(x^)) - z|| - ||mu(s(x^)) - mu(x')|| + alpha1, 0)
     L_style(x^, h) = -ln q(h|x^)
 
     x and y are a pair of one class, and x' is another image of the modality of x, of another class. mu is the mean of
-    the shared posterior. The decoder and, through h, q(h|x') receive gradients. The encoders of x^ receive none, nor do
-    z, mu(x') and the h at which L_style evaluates q.
+    the shared posterior. s moves an image by at most `shift` pixels at random, see `networks.shifted`. The decoder and,
+    through h, q(h|x') receive gradients. The encoders of x^ receive none, nor do z, mu(x') and the h at which L_style
+    evaluates q.
     """
 
     def objective(self, images: Images, labels: Tensor, policy: str) -> dict[str, Tensor]:
@@ -91,7 +93,7 @@ class TranslatedQMVAE(QMVAE):
     def cross_log_likelihood(
         self, name: str, x: Tensor, shared: Mapping[str, Gaussian], private: Mapping[str, Gaussian]
     ) -> Tensor:
-        """Return E[ln p(x|z,h)] in nats with z ~ q(z|y) of each other modality y, h ~ q(h|x): a batch mean, a scalar.
+        """Return E[ln p(x|z,h)] in nats with z ~ q(z|y), h ~ q(h|x), averaged over the other modalities y: a scalar.
 
         Eqs. 7 and 17 decode x with z of x itself, alone or fused. Cross-generation decodes with z of y alone.
         """

@@ -1,1 +1,1 @@
-"""What turns the paper's code into runs that can be repeated: parameters, files, stages, checkpoints, notebooks."""
+"""Parameters, files, stages, checkpoints and notebooks: all that makes a run of the models repeatable."""

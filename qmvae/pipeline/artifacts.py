@@ -1,6 +1,6 @@
-"""What stages left for a run, by name: its data set, models, classifiers and numbers; and the places of its reports.
+"""The outputs of the stages of a run: its data set, models, classifiers and numbers, and the files of its reports.
 
-For the preset `published` no stage runs. What is loaded first makes its folder from the committed models.
+For the preset `published` no stage runs. The first function that loads anything copies the committed models.
 """
 
 import importlib

@@ -51,7 +51,7 @@ def save_text(path: Path, text: str) -> None:
 
 
 def save_json(path: Path, value) -> None:
-    """Write JSON, indented. Raises ValueError on NaN and infinity, which JSON has not."""
+    """Write JSON, indented. Raises ValueError on NaN and infinity, which JSON cannot hold."""
     save_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

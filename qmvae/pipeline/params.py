@@ -1,6 +1,6 @@
-"""The parameters of a run: params.yaml read, checked to the last key, and frozen.
+"""The parameters of a run: params.yaml, with every key checked. They cannot be changed afterwards.
 
-`load()` returns the one preset that is switched on, so that no caller asks which preset it serves.
+`load()` returns the chosen preset only, so that no caller depends on which preset it is.
 """
 
 import io
@@ -46,7 +46,7 @@ def parse(path: Path, **kind: Any) -> tuple[YAML, Any]:
 def load(preset: str | None = None, root: Path | None = None) -> Params:
     """Read and check params.yaml.
 
-    preset: use this one instead of the one that the file switches on. `published` is no entry of the file: its settings
+    preset: use this preset instead of the file's. `published` is no entry of the file: its settings
     are those of `subset`, with one seed and the models in reports/subset/checkpoint; see pipeline/published.py.
     root: the folder of params.yaml; found from the working directory if not given.
     Raises ParamsError with every fault of the file in one message.

@@ -46,7 +46,7 @@ def restore(root: Path) -> None:
 def is_running(processes: Path) -> bool:
     """Return whether a process in DVC's list is a `dvc` that lives.
 
-    DVC itself waits for a dead one that its parent has not asked for yet, and for a stranger with the same number.
+    DVC itself also waits for a process that ended but is still listed, and for an unrelated one with the same number.
     """
     try:
         modes = json.loads(processes.read_text(encoding="utf-8"))
@@ -125,8 +125,8 @@ def notebook_stages(root: Path) -> list[str]:
 def commands(root: Path, targets: list[str]) -> list[list[list[str]]]:
     """Return the arguments of `dvc` in groups: the commands of one group run at the same time.
 
-    A notebook computes little and uses one core, so the notebooks run in two processes. The last command runs whatever
-    is left, and checks that all is up to date.
+    A notebook computes little and uses one core, so the notebooks run in two processes. The last command runs all
+    other stages, and checks that all results are up to date.
     """
     names = notebook_stages(root)
     if targets or len(names) < 2:

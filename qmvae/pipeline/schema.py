@@ -1,6 +1,6 @@
-"""What params.yaml may say: its sections, the range of each value, and how a preset's overrides apply.
+"""The schema of params.yaml: its sections, the range of each value, and how a preset's overrides apply.
 
-A value that changes a result has no default here. It stands in params.yaml, where DVC and the fingerprints see it.
+A value that changes a result has no default here. It is in params.yaml, which DVC and the fingerprints depend on.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What the notebooks say about committed results: it must hold on the images of these results, and there alone."""
+"""Claims of the notebooks about committed results. They must hold on the images of these results, and only there."""
 
 import hashlib
 from typing import Any

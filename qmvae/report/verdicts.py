@@ -48,8 +48,9 @@ def decide(claims: Sequence[Claim]) -> pd.DataFrame:
 
     Without chance level, or if both models trained, a paired t-test over the seeds decides, corrected for all tests
     of the table. The verdicts are `holds` and `does not hold here` (p < LEVEL, with the claimed sign or the other), and
-    `holds in the mean` and `not decided here` (p >= LEVEL). If a model did not train, the verdict says so: its rank
-    says nothing about its method. One seed decides nothing.
+    `holds in the mean` and `not decided here` (p >= LEVEL). With one seed there is no test, and the last two verdicts
+    have the sign of the difference only. If a model did not train, the verdict says so: its rank says nothing about its
+    method.
     """
     able = [trained(c.larger, c.chance) and trained(c.smaller, c.chance) for c in claims]
     tested = [i for i, claim in enumerate(claims) if able[i] and len(claim.larger) > 1]

@@ -16,8 +16,9 @@ from qmvae.pipeline.training import TrainingError, resolve_device
 def run(params: Params, modality: str | None = None) -> None:
     """Train three networks for each modality, side by side on a CPU, or those of one modality in this process.
 
-    `standard`: Shi et al.'s classifier. `strong`: a better one, since a weak classifier hides faults of the images.
-    `supervised`: the architecture of the model's encoder, trained on labels. Its accuracy bounds a shared code's.
+    `standard`: Shi et al.'s classifier. `strong`: a more accurate one, since a classifier's errors hide those of
+    images. `supervised`: the architecture of the model's encoder, trained on labels. Its accuracy is the reference for
+    that of shared codes, but no strict bound (notebook 09).
     Writes the weights of the first two, and the test accuracies of all. Raises TrainingError or JobError.
     """
     names, folder = list(params.modalities), params.artifacts / "classifiers"

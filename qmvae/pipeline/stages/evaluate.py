@@ -47,7 +47,7 @@ def make_evaluator(params: Params, dataset: Dataset, settings: Any) -> Evaluator
 
 
 def evaluate(params: Params, name: str) -> dict:
-    """Return the numbers of every seed as lists, by part and key, and what a reader must know of the model."""
+    """Return the numbers of every seed as lists, by part and key, and the steps, batch size and codes of the model."""
     FreeThreads("float32")
     device = resolve_device(params)
     evaluator = make_evaluator(params, artifacts.load_dataset(params, device), params.evaluation)
@@ -56,7 +56,7 @@ def evaluate(params: Params, name: str) -> dict:
         model = artifacts.load_model(params, name, seed, device)
         found = evaluator.evaluate(model)
         for part, values in found.items():
-            entries = numbers.setdefault(part, {})  # it stays empty for what a model such as CVAE has not
+            entries = numbers.setdefault(part, {})  # it stays empty for parts that a model such as CVAE lacks
             for key, value in values.items():
                 entries.setdefault(key, []).append(value)
         print(f"{name}, seed {seed}: {percentages(found['cross'] | found['linear'] | found['coherence'])}", flush=True)

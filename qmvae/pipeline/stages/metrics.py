@@ -33,7 +33,7 @@ def run(params: Params) -> None:
         "steps": params.training["qmvae"].steps,
         "judges": accuracy["standard"],  # the classifiers of generated images, on real test images
         "strong_judges": accuracy["strong"],
-        "supervised": accuracy["supervised"],  # the encoders' architecture, trained on labels: an upper bound
+        "supervised": accuracy["supervised"],  # the encoders' architecture, trained on labels: a reference
         "chance": chance_levels(dataset.test),
         "models": models,
     }
