@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import copy
+import hashlib
 import html.parser
 import json
 import re
@@ -18,14 +19,14 @@ from tiny import ROOT, make_data, write_project
 from torch import nn
 
 from qmvae.data.dataset import Dataset, Split
-from qmvae.pipeline import artifacts, checkpoint
+from qmvae.pipeline import artifacts, checkpoint, params
 from qmvae.pipeline.files import FileError
 from qmvae.pipeline.params import load
 from qmvae.pipeline.schema import Likelihood
 from qmvae.report import playground
 from tools import site
 
-WIDTHS = {"desktop": 1200, "phone": 390}
+WIDTHS = {"desktop": 1400, "tablet": 800, "phone": 360}
 
 README = r"""# A tiny project
 
@@ -88,6 +89,7 @@ def write_story(folder: Path) -> None:
     folded = {"jupyter": {"source_hidden": True}, "tags": ["solution"]}
     cells = [
         new_markdown_cell(EQUATIONS),
+        new_code_cell('preset = "tiny"', metadata={"tags": ["parameters"]}),
         new_code_cell("print('a' * 3)  # " + "long " * 40, outputs=outputs, metadata={"alt": 'A bar, "grey"'}),
         new_markdown_cell("</details>\n\n## The end"),
         new_code_cell("1 + 1", outputs=[new_output("execute_result", data={"text/plain": "2"})], metadata=folded),
@@ -113,7 +115,8 @@ def project(tmp_path_factory):
     checkpoint.save_model(run.model_folder("qmvae", 0), model, "qmvae", run.networks, {})
     write_story(run.reports / "notebooks")
     (root / "notebooks").mkdir()
-    nbformat.write(new_notebook(cells=[new_markdown_cell("# not run")]), root / "notebooks" / "01_story.ipynb")
+    for stem, text in (("01_story", "# not run"), ("02_more", "# 02 · More")):
+        nbformat.write(new_notebook(cells=[new_markdown_cell(text)]), root / "notebooks" / f"{stem}.ipynb")
     (root / "docs").mkdir()
     (root / "docs" / "terms.md").write_text(
         "# Terms\n\n$q_\\phi(z \\mid x)$, in [the story](../notebooks/01_story.ipynb)"
@@ -126,7 +129,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(project):
-    return site.build(project)
+    return site.build(project, project)
 
 
 class Page(html.parser.HTMLParser):
@@ -175,8 +178,9 @@ def check(files: dict[str, bytes]) -> dict[str, Page]:
 
 def test_links_images_and_equations_of_every_page(built):
     pages = check(built)
-    assert list(pages) == ["index.html", "01_story.html", "docs-terms.html", "playground.html"]
-    assert [page.equations for page in pages.values()] == [1, 4, 1, 0]
+    names = ["index.html", "01_story.html", "02_more.html", "docs-terms.html", "playground.html", "api.html"]
+    assert list(pages) == names
+    assert [page.equations for page in pages.values()] == [1, 4, 0, 1, 0, 0]
     assert set(pages["index.html"].links) >= {"01_story.html#the-end", "docs-terms.html", "files/data.csv"}
     index = built["index.html"].decode()
     assert "<a>the figures</a>" in re.sub("<a >", "<a>", index) and "lost.md" not in index  # text, no links
@@ -190,7 +194,7 @@ def test_links_images_and_equations_of_every_page(built):
 
 def test_the_committed_readme_and_notebooks():
     """Also that the small notebook above is not kinder than the real ones."""
-    found = site.Site(ROOT, ROOT / "reports" / "subset" / "notebooks")
+    found = site.Site(ROOT, ROOT / "reports" / "subset" / "notebooks", "subset")
     stems = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert {f"{stem}.html" for stem in stems} | {"index.html"} <= set(found.bodies)
     for name, body in found.bodies.items():
@@ -198,11 +202,13 @@ def test_the_committed_readme_and_notebooks():
         assert not re.search(r"\$\$|\\(begin|frac|mathrm|tag)", text), f"{name}: TeX is left"
         assert not re.search(r"<!--|-->", Page(body).text), f"{name}: a comment is shown"
     assert Page(found.bodies["02_model.html"]).equations > 20
+    assert "<code>dvc repro fig3@subset</code>" in found.bodies["04_fig3_cross_generation.html"]
+    assert "<code>dvc repro ablations/dvc.yaml:ablations</code>" in found.bodies["10_ablations.html"]
     check(found.files | {name: body.encode() for name, body in found.bodies.items()})
 
 
 def test_the_same_bytes_twice_and_nothing_left_of_before(built, project, tmp_path):
-    assert site.build(project) == built
+    assert site.build(project, project) == built
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "old.html").touch()
     site.write(built, tmp_path / "site")
@@ -218,7 +224,7 @@ def test_the_repository_alone_is_copied(tmp_path):
     root.mkdir()
     (root / "link.txt").symlink_to(tmp_path / "secret.txt")
     (root / "README.md").write_text("# a\n\n[out](../secret.txt) [link](link.txt) [root](/etc/hostname)")
-    found = site.Site(root, root)
+    found = site.Site(root, root, "tiny")
     assert found.files == {} and "href" not in found.bodies["index.html"]
 
 
@@ -226,12 +232,104 @@ def test_the_repository_alone_is_copied(tmp_path):
 def test_an_equation_that_cannot_be_converted_stops_the_build(tex, tmp_path):
     (tmp_path / "README.md").write_text(f"# a\n\n${tex}$")
     with pytest.raises(FileError, match=r"README\.md: cannot be made a page: the equation"):
-        site.Site(tmp_path, tmp_path)
+        site.Site(tmp_path, tmp_path, "tiny")
 
 
 def test_a_missing_model_is_named(project):
     with pytest.raises(FileError, match="model.json: not there"):
-        site.build(project.model_copy(update={"seeds": [7]}))
+        site.build(project, project.model_copy(update={"seeds": [7]}))
+
+
+def test_readers_go_from_page_to_page(built):
+    """The playground is one click from the top; notebooks lead to the ones before and after, above and below."""
+    pages = {name: content.decode() for name, content in built.items() if name.endswith(".html")}
+    assert all('href="playground.html"' in text.partition("<main>")[0] for text in pages.values())
+    assert 'href="playground.html"' in pages["index.html"].partition("<h1")[0].partition("<main>")[2]
+    steps = {name: re.findall(r'rel="(prev|next)" href="(.*?)"', text) for name, text in pages.items()}
+    assert steps["index.html"] == [("next", "01_story.html")]
+    assert steps["01_story.html"] == 2 * [("prev", "index.html"), ("next", "02_more.html")]
+    assert steps["02_more.html"] == 2 * [("prev", "01_story.html")]
+    assert not steps["docs-terms.html"] and not steps["api.html"]
+
+
+def test_the_playground_says_which_images_it_has(built, project):
+    assert "trained on MNIST and SVHN subset (preset tiny, seed 0)" in re.sub(
+        "Pen", "MNIST", built["playground.html"].decode()
+    )
+    assert "other data" not in built["playground.html"].decode()
+
+
+DVC = """stages:
+  fig1:
+    matrix: {preset: ["${preset}"]}
+    cmd: python -m qmvae notebook 01_story
+  other:
+    cmd: python -m qmvae notebook --preset published 02_more
+"""
+
+
+def test_figures_and_tables_say_what_made_them(tmp_path):
+    """With a hash of the stage's inputs where dvc.lock knows the copy that is shown; nothing where no stage runs it."""
+    (tmp_path / "README.md").write_text("# a")
+    for folder in ("notebooks", "done"):
+        write_story(tmp_path / folder)
+
+    def lines(preset="tiny"):
+        return set(
+            re.findall('"provenance">(.*?)</p>', site.Site(tmp_path, tmp_path / "done", preset).bodies["01_story.html"])
+        )
+
+    assert lines() == set()
+    (tmp_path / "dvc.yaml").write_text(DVC)
+    about = "notebooks/01_story.ipynb, DVC stage <code>fig1@tiny</code>"
+    assert lines() == {f"{about}. Again: <code>dvc repro fig1@tiny</code>"}
+    assert lines("quick") == {f"{about}. Again: <code>python -m qmvae notebook --preset tiny 01_story</code>"}
+    digest = hashlib.md5((tmp_path / "done" / "01_story.ipynb").read_bytes()).hexdigest()
+    out = f"{{path: reports/tiny/notebooks/01_story.ipynb, md5: {digest}}}"
+    (tmp_path / "dvc.lock").write_text(
+        f"stages: {{fig1@tiny: {{deps: [{{path: a, md5: b}}, {{path: c, md5: d}}], outs: [{out}]}}}}"
+    )
+    inputs = hashlib.sha256(b"bd").hexdigest()[:8]
+    assert lines() == {f"{about}, inputs <code>{inputs}</code>. Again: <code>dvc repro fig1@tiny</code>"}
+    (tmp_path / "done" / "01_story.ipynb").write_text(
+        (tmp_path / "done" / "01_story.ipynb").read_text().replace("red", "blue")
+    )
+    assert lines() == {f"{about}. Again: <code>dvc repro fig1@tiny</code>"}
+
+
+def test_the_api_has_signatures_docstrings_and_equations(built):
+    text = built["api.html"].decode()
+    for module in (
+        "qmvae",
+        "qmvae.model.qmvae",
+        "qmvae.baselines.dmvae",
+        "qmvae.evaluate.evaluator",
+        "qmvae.report.tables",
+    ):
+        assert f'<h2 id="{module}">' in text
+    assert '<h3 id="qmvae.load"><code>load(folder, device=&#39;cpu&#39;)</code></h3>' in text
+    assert "<code>class QMVAE(MultimodalVAE)</code>" in text and "<code>MultimodalVAE.shared(images: Mapping[" in text
+    assert "<pre>q(z|x,y) is proportional to p(z) q(z|x) q(z|y)    (Eq. 8)</pre>" in text
+    assert "<code>Dataset.shapes: dict[str, tuple[int, int, int]]</code>" in text
+    assert re.search(r"qmvae/model/base\.py, line \d+", text) and "_checked" not in text
+
+
+def test_the_workflows_have_what_github_needs():
+    found = {}
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        _, found[path.stem] = params.parse(path, typ="safe", pure=True)
+    assert set(found) == {"pages", "test"}
+    for workflow in found.values():
+        assert workflow["name"] and workflow["on"]
+        for job in workflow["jobs"].values():
+            assert job["runs-on"] and all(("uses" in step) != ("run" in step) for step in job["steps"])
+    uses = [step.get("uses", "").partition("@")[0] for job in found["pages"]["jobs"].values() for step in job["steps"]]
+    assert uses[-2:] == ["actions/upload-pages-artifact", "actions/deploy-pages"]
+    assert found["pages"]["permissions"] == {"contents": "read", "pages": "write", "id-token": "write"}
+    assert found["pages"]["jobs"]["deploy"]["needs"] == "build"
+    assert found["pages"]["jobs"]["deploy"]["environment"]["name"] == "github-pages"
+    assert {"push", "pull_request"} <= set(found["test"]["on"])
+    assert found["test"]["jobs"]["test"]["steps"][-1]["run"] == "make test"
 
 
 # In a browser: `pip install playwright`, and Chromium, the system's own or that of `playwright install chromium`.
@@ -299,6 +397,11 @@ def shows_what_it_has_and_fits(visit, built, width):
         )
         assert len(sizes) >= built[name].count(b"<math") and all(min(size) >= 4 for size in sizes), name
         assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)"), name
+        cut = page.evaluate(
+            "[...document.querySelectorAll('pre, .highlight')].filter((e) => e.scrollWidth > e.clientWidth + 1"
+            " && getComputedStyle(e).overflowX !== 'auto').map((e) => e.textContent)"
+        )
+        assert not cut, f"{name}: cut off at {width}: {cut[0][:200]}"
         page.close()
 
 
@@ -310,10 +413,7 @@ def test_every_page_shows_what_it_has_and_fits(visit, built, width):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The site of this project, built and written once: its files, and their folder."""
-    run = load("quick", ROOT)
-    if not run.model_folder("qmvae", run.seeds[0]).is_dir():
-        pytest.skip("the playground needs a trained model: make test or make repro")
-    built, folder = site.build(run), tmp_path_factory.mktemp("whole")
+    built, folder = site.build(load("quick", ROOT), load(params.PUBLISHED, ROOT)), tmp_path_factory.mktemp("whole")
     site.write(built, folder)
     return built, folder
 
@@ -341,7 +441,7 @@ def test_folds_open_and_close_over_cells(visit):
 def test_pages_lead_to_each_other(visit):
     page = visit("index.html", 390)
     page.get_by_text("All pages").click()
-    page.get_by_role("link", name="01 · The story").click()
+    page.get_by_role("link", name="01 · The story", exact=True).click()
     assert page.url.endswith("01_story.html")
     page.get_by_role("link", name="the README").click()
     assert page.title() == "A tiny project"
@@ -367,6 +467,7 @@ def test_the_decoder_in_the_page_is_torchs(visit, project):
 def test_the_page_generates_what_cross_generate_does(visit, project):
     model = artifacts.load_model(project, "qmvae")
     page = visit("playground.html")
+    page.get_by_role("button", name="all 0").click()
     page.locator("#images button").nth(5).click()
     page.locator(".slider input").nth(2).fill("-1.5")
     first, second = model.shapes
@@ -391,7 +492,13 @@ def pixels(page, canvas: str) -> np.ndarray:
 
 def test_sliders_buttons_and_directions(visit):
     page = visit("playground.html", 390)
+    first = pixels(page, "generated")
+    page.get_by_role("button", name="all 0").click()
     condition, generated = pixels(page, "condition"), pixels(page, "generated")
+    assert (generated != first).any()  # the page starts with the private code of the first image
+    page.locator("#styles button").first.click()
+    assert (pixels(page, "generated") == first).all()
+    page.get_by_role("button", name="all 0").click()
     slider = page.locator(".slider input").first
     slider.focus()
     slider.press("End")

@@ -25,12 +25,12 @@ def test_a_claim_is_tested_among_all_others():
 def test_a_model_at_the_chance_level_has_no_rank_and_takes_no_test_from_the_others():
     strong, weak, lost = [0.90, 0.91, 0.92], [0.78, 0.83, 0.82], [0.20, 0.21, 0.22]
     found = decide([Claim("a", strong, weak, 0.186), Claim("b", strong, lost, 0.186)])
-    assert list(found.verdict) == ["holds", "no verdict: a model did not train"]
+    assert list(found.verdict) == ["holds", "no verdict: a model is at the chance level"]
     assert found["measured here"][1] == "+70.0 points (not tested)"
     assert found["measured here"][0] == decide([Claim("a", strong, weak)])["measured here"][0]
 
 
 def test_one_seed_decides_nothing():
     found = decide([Claim("a", [0.9], [0.8]), Claim("b", [0.8], [0.9])])
-    assert list(found.verdict) == ["holds in the mean", "not decided here"]
+    assert list(found.verdict) == ["the claimed sign, not tested", "the other sign, not tested"]
     assert list(found["measured here"]) == ["+10.0 points (one seed)", "-10.0 points (one seed)"]

@@ -1,15 +1,19 @@
-"""Build the website: README, notebooks and a playground as web pages in reports/site. `python tools/site.py`
+"""Build the website in reports/site: README, notebooks, a playground, the API. `python tools/site.py`
 
 All that a page shows lies beside it, so that it opens from a folder as well as from a server, without a network.
-Equations become MathML, which browsers show without help.
+Equations become MathML, which browsers show without help. The playground has the committed model, so that no run is
+needed; the notebooks have the outputs of the preset of params.yaml if it was run, or else the committed ones.
 """
 
+import ast
 import base64
+import hashlib
 import html
 import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -28,6 +32,9 @@ from qmvae.pipeline import artifacts, files, params
 from qmvae.report.playground import REACH, examples
 
 WEB = Path(__file__).parent / "web"
+# the files whose public functions and classes the page `API` shows
+API = ("__init__.py", "pipeline/checkpoint.py", "model/*.py", "baselines/*.py", "data/dataset.py", "evaluate/*.py")
+API += ("report/figures.py", "report/tables.py")
 
 
 def mathml(tex: str, block: bool) -> str:
@@ -80,14 +87,26 @@ def notebook_exporter() -> TemplateExporter:
     )
 
 
+def dvc_stages(root: Path, file: str) -> dict[str, Any]:
+    """Return the stages of both files of a name, `dvc.yaml` or `dvc.lock`, by the names that `dvc repro` takes."""
+    found = {}
+    for folder, prefix in (("", ""), ("ablations", "ablations/dvc.yaml:")):
+        if (path := root / folder / file).is_file():
+            _, document = params.parse(path, typ="safe", pure=True)
+            found |= {prefix + name: stage for name, stage in document["stages"].items()}
+    return found
+
+
 class Site:
     """The pages that can be reached from the README, and the files that they link to.
 
+    executed: the folder of the notebooks that the preset of params.yaml, `preset`, left.
     files: contents by path in the site. bodies: HTML by page. titles: by page, its name in the list of pages.
     """
 
-    def __init__(self, root: Path, executed: Path):
-        self.root, self.executed, self.exporter = root.resolve(), executed, notebook_exporter()
+    def __init__(self, root: Path, executed: Path, preset: str):
+        self.root, self.executed, self.preset, self.exporter = root.resolve(), executed, preset, notebook_exporter()
+        self.stages, self.locked = (dvc_stages(root, file) for file in ("dvc.yaml", "dvc.lock"))
         self.files: dict[str, bytes] = {}
         self.titles: dict[str, str] = {}
         self.bodies: dict[str, str] = {}
@@ -105,11 +124,13 @@ class Site:
         """Convert a Markdown file, or a notebook's copy of this preset if there is one. FileError names the file."""
         name, executed = self.names[source], self.executed / source.name
         try:
+            text = (executed if source.suffix == ".ipynb" and executed.is_file() else source).read_text("utf-8")
             if source.suffix == ".ipynb":
-                notebook = nbformat.read(executed if executed.is_file() else source, as_version=4)
-                body, _ = self.exporter.from_notebook_node(notebook)
+                notebook = nbformat.reads(text, as_version=4)
+                about = {"provenance": self.provenance(source.stem, text, notebook)}
+                body, _ = self.exporter.from_notebook_node(notebook, about)
             else:
-                body = markdown(source.read_text(encoding="utf-8"))
+                body = markdown(text)
         except (OSError, ValueError, nbformat.ValidationError, files.FileError) as error:
             raise files.FileError(f"{source}: cannot be made a page: {error}") from None
         heading = re.search(r"<h1.*?>(.*?)</h1>", body, re.DOTALL)
@@ -117,6 +138,26 @@ class Site:
         self.bodies[name] = re.sub(
             r'(<(?:a|img)\b[^>]*?)\b(href|src)="([^"]*)"', lambda m: m[1] + self.link(m[2], m[3], source.parent), body
         )
+
+    def provenance(self, stem: str, text: str, notebook: nbformat.NotebookNode) -> str:
+        """Return, in HTML, what made the figures and tables of a notebook; "" where no DVC stage runs it.
+
+        The hash is over the MD5s of the stage's dependencies. It is left out where dvc.lock has another copy than this.
+        """
+        runs = re.compile(rf"python -m qmvae notebook (--preset \w+ )?{re.escape(stem)}")
+        stage = next((name for name, about in self.stages.items() if runs.fullmatch(str(about.get("cmd")))), "")
+        cells = "\n".join(cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+        if not stage or not (found := re.search(r'(?m)^preset = "(\w+)"', cells)):
+            return ""
+        if (preset := found[1]) != params.PUBLISHED and "matrix" in self.stages[stage]:
+            stage += f"@{preset}"
+        again = f"dvc repro {stage}" if preset == self.preset else f"python -m qmvae notebook --preset {preset} {stem}"
+        locked, inputs = self.locked.get(stage, {}), ""
+        made = {out["path"]: out.get("md5") for out in locked.get("outs", [])}
+        if made.get(f"reports/{preset}/notebooks/{stem}.ipynb") == hashlib.md5(text.encode()).hexdigest():
+            digest = hashlib.sha256("".join(dep["md5"] for dep in locked["deps"]).encode()).hexdigest()
+            inputs = f", inputs <code>{digest[:8]}</code>"
+        return f"notebooks/{stem}.ipynb, DVC stage <code>{stage}</code>{inputs}. Again: <code>{again}</code>"
 
     def link(self, attribute: str, address: str, folder: Path) -> str:
         """Return the attribute `href` or `src` for the site; the address is one in a file of `folder`.
@@ -185,20 +226,70 @@ def _base64(tensor: Tensor, kind: str) -> str:
     return base64.b64encode(tensor.numpy().astype(kind).tobytes()).decode()
 
 
-def build(run: params.Params) -> dict[str, bytes]:
-    """Return all files of the site by path. Raises FileError if a notebook, the images or the model is missing."""
-    site = Site(run.root, run.reports / "notebooks")
-    numbers = portable(artifacts.load_model(run, "qmvae"), artifacts.load_dataset(run))
+def api() -> Iterator[dict[str, Any]]:
+    """Yield the modules of API: name, path, docstring and entries. The code is parsed, not imported."""
+    root = WEB.parents[1]
+    for path in (path for pattern in API for path in sorted((root / "qmvae").glob(pattern))):
+        tree, place = ast.parse(path.read_text(encoding="utf-8")), path.relative_to(root)
+        name = ".".join(place.with_suffix("").parts).removesuffix(".__init__")
+        yield {"name": name, "path": place.as_posix(), "text": paragraphs(tree), "entries": list(entries(tree.body))}
+
+
+def entries(body: list[ast.stmt], owner: str = "") -> Iterator[dict[str, Any]]:
+    """Yield the public classes and functions in the order of the code, each class before its methods."""
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+            name = owner + node.name
+            yield {"name": name, "line": node.lineno, "signature": signature(node, name), "text": paragraphs(node)}
+            if isinstance(node, ast.ClassDef):
+                yield from entries(node.body, f"{name}.")
+
+
+def signature(node: ast.ClassDef | ast.FunctionDef, name: str) -> str:
+    """Return the signature of a function; of a class, its bases, and on a line of its own how to make an instance."""
+    if isinstance(node, ast.FunctionDef):
+        returns = ast.unparse(node.returns) if node.returns else ""
+        if any(isinstance(mark, ast.Name) and mark.id == "property" for mark in node.decorator_list):
+            return f"{name}: {returns}"
+        return f"{name}({arguments(node)})" + (f" -> {returns}" if returns else "")
+    bases = ", ".join(map(ast.unparse, node.bases))
+    makers = [arguments(n) for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+    fields = ", ".join(ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign))
+    made = (makers or [fields])[0]
+    return f"class {name}" + (f"({bases})" if bases else "") + (f"\n{name}({made})" if made else "")
+
+
+def arguments(node: ast.FunctionDef) -> str:
+    return re.sub(r"^self(, )?", "", ast.unparse(node.args))
+
+
+def paragraphs(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> list[tuple[bool, str]]:
+    """Return the paragraphs of a docstring in HTML, and whether each has equations, or lines that are indented."""
+    parts = re.split(r"\n\s*\n", ast.get_docstring(node) or "")
+    code = (re.sub("`(.+?)`", r"<code>\1</code>", html.escape(part, quote=False)) for part in parts if part)
+    return [(bool(re.search(r"(?m)^ |^\S+ = | {4}\(Eq", part)), part) for part in code]
+
+
+def build(run: params.Params, trained: params.Params) -> dict[str, bytes]:
+    """Return all files of the site by path. Raises FileError if a notebook, the images or the model is missing.
+
+    run: the pages show the outputs of its notebooks. trained: the playground has its first Q-MVAE and its test images.
+    """
+    site = Site(run.root, run.reports / "notebooks", run.preset)
+    chapters = [name for source, name in site.names.items() if name == "index.html" or source.suffix == ".ipynb"]
+    dataset = artifacts.load_dataset(trained)
+    numbers = portable(artifacts.load_model(trained, "qmvae"), dataset)
     script = f"const PLAYGROUND = {json.dumps(numbers, ensure_ascii=False, separators=(',', ':'))};\n"
     site.files |= {"playground-data.js": script.encode()}
     site.files |= {name: (WEB / name).read_bytes() for name in ("style.css", "playground.js")}
-    site.titles = {"index.html": "", "playground.html": "Playground"} | site.titles  # in the order of the list
+    site.titles = {"index.html": "", "playground.html": "Playground", "api.html": "API"} | site.titles  # as listed
     templates = jinja2.Environment(loader=jinja2.FileSystemLoader(WEB), trim_blocks=True)
-    about = f"Q-MVAE, trained with the preset {run.preset} and seed {run.seeds[0]}"
-    site.bodies["playground.html"] = templates.get_template("playground.html").render(about=about)
+    of_model, shown = (" and ".join(titles.values()) for titles in (trained.images.titles, dataset.titles))
+    about = {"images": of_model, "shown": shown, "run": trained, "modules": list(api())}
+    site.bodies |= {name: templates.get_template(name).render(about) for name in ("playground.html", "api.html")}
     page = templates.get_template("page.html")
     for name, body in site.bodies.items():
-        text = page.render(title=site.titles[name], pages=site.titles, here=name, body=body, preset=run.preset)
+        text = page.render(title=site.titles[name], pages=site.titles, here=name, body=body, chapters=chapters)
         site.files[name] = text.encode()
     return site.files
 
@@ -214,7 +305,7 @@ def write(built: dict[str, bytes], folder: Path) -> None:
 def main() -> None:
     try:
         run = params.load()
-        write(build(run), run.root / "reports" / "site")
+        write(build(run, params.load(params.PUBLISHED)), run.root / "reports" / "site")
     except (params.ParamsError, files.FileError) as error:
         raise SystemExit(f"site: {error}") from None
 

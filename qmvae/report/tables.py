@@ -125,7 +125,7 @@ def style(metrics: dict, titles: dict[str, str]) -> pd.DataFrame:
     for m in metrics["modalities"]:
         for what in ("background", "thickness", "slant"):
             rows[f"{titles[m]}: R² of {what}"] = "style", f"{m}_{what}", 2, 1
-        rows[f"{titles[m]}: active private dimensions"] = "active", f"{m}_private", 1, 1
+        rows[f"{titles[m]}: active private dimensions"] = "active", f"{m}_private", int(len(metrics["seeds"]) > 1), 1
         rows[f"{titles[m]}: nats in the private code"] = "nats", f"{m}_private", 1, 1
         rows[f"{titles[m]}: class from the private code, %"] = "probes", f"{m}_private_digit_mlp", 1, 100
         rows[f"{titles[m]}: contrast, % of real images"] = "contrast", m, 0, 100
@@ -180,7 +180,7 @@ def caption(metrics: dict, what: str) -> str:
         f"images: {standard}; of the stronger ones: {strong}."
     )
     if "chance" in metrics:
-        text += " Chance level: the share of the most frequent class."
+        text += " Chance level: the share of the majority class."
     if without := [title for title, model in models.items() if model.get("linear") == {}]:
         text += f" Without a shared code, so without linear classification: {', '.join(without)}."
     if PAPER_MODALITIES <= {*metrics["modalities"]}:

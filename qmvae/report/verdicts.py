@@ -48,9 +48,8 @@ def decide(claims: Sequence[Claim]) -> pd.DataFrame:
 
     Without chance level, or if both models trained, a paired t-test over the seeds decides, corrected for all tests
     of the table. The verdicts are `holds` and `does not hold here` (p < LEVEL, with the claimed sign or the other), and
-    `holds in the mean` and `not decided here` (p >= LEVEL). With one seed there is no test, and the last two verdicts
-    have the sign of the difference only. If a model did not train, the verdict says so: its rank says nothing about its
-    method.
+    `holds in the mean` and `not decided here` (p >= LEVEL). One seed gives no test, and the verdict is the sign of the
+    difference. If a model is at the chance level, the verdict says so: its rank says nothing about its method.
     """
     able = [trained(c.larger, c.chance) and trained(c.smaller, c.chance) for c in claims]
     tested = [i for i, claim in enumerate(claims) if able[i] and len(claim.larger) > 1]
@@ -60,7 +59,9 @@ def decide(claims: Sequence[Claim]) -> pd.DataFrame:
     for i, claim in enumerate(claims):
         gap, p = 100 * (fmean(claim.larger) - fmean(claim.smaller)), p_values.get(i, 1.0)
         if not able[i]:
-            word = "no verdict: a model did not train"
+            word = "no verdict: a model is at the chance level"
+        elif len(claim.larger) == 1:
+            word = "the claimed sign, not tested" if gap > 0 else "the other sign, not tested"
         elif gap > 0:
             word = "holds" if p < LEVEL else "holds in the mean"
         else:

@@ -130,10 +130,9 @@ function selectDirection() {
   const [a, b] = directions[at("direction").value];
   condition = 0;
   thumbnails(at("images"), a, "use the shared code of", (i) => { condition = i; update(); });
-  thumbnails(at("styles"), b, "use the private code of", (i) => {
-    setSliders(row(modalities[b].private, i, modalities[b].labels.length));
-  });
-  update();
+  const setStyle = (i) => setSliders(row(modalities[b].private, i, modalities[b].labels.length));
+  thumbnails(at("styles"), b, "use the private code of", setStyle);
+  setStyle(0); // the image of a private code of zeros may be grey
 }
 
 function normal() { // Box and Muller
