@@ -26,6 +26,7 @@ from nbconvert.exporters import TemplateExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from torch import Tensor, nn
 
+from qmvae.data.checks import DataError
 from qmvae.data.dataset import Dataset
 from qmvae.model.base import MultimodalVAE
 from qmvae.pipeline import artifacts, files, params
@@ -157,7 +158,7 @@ class Site:
         if made.get(f"reports/{preset}/notebooks/{stem}.ipynb") == hashlib.md5(text.encode()).hexdigest():
             digest = hashlib.sha256("".join(dep["md5"] for dep in locked["deps"]).encode()).hexdigest()
             inputs = f", inputs <code>{digest[:8]}</code>"
-        return f"notebooks/{stem}.ipynb, DVC stage <code>{stage}</code>{inputs}. Again: <code>{again}</code>"
+        return f"notebooks/{stem}.ipynb (DVC stage <code>{stage}</code>{inputs}). Command: <code>{again}</code>"
 
     def link(self, attribute: str, address: str, folder: Path) -> str:
         """Return the attribute `href` or `src` for the site; the address is one in a file of `folder`.
@@ -306,7 +307,7 @@ def main() -> None:
     try:
         run = params.load()
         write(build(run, params.load(params.PUBLISHED)), run.root / "reports" / "site")
-    except (params.ParamsError, files.FileError) as error:
+    except (params.ParamsError, files.FileError, DataError) as error:
         raise SystemExit(f"site: {error}") from None
 
 

@@ -163,7 +163,7 @@ def runner_up(metrics: dict, part: str) -> str:
 
 
 def caption(metrics: dict, what: str) -> str:
-    """Return the conditions of the numbers: images, seeds, steps, device and accuracy of the classifiers."""
+    """Return `what`, and the conditions of the numbers: images, seeds, steps, device, accuracy of the classifiers."""
     models = {MODELS[name]: model for name, model in metrics["models"].items()}
     kinds = ("judges", "strong_judges")
     standard, strong = (", ".join(f"{name} {value:.1%}" for name, value in metrics[kind].items()) for kind in kinds)
@@ -175,7 +175,7 @@ def caption(metrics: dict, what: str) -> str:
     seeds = len(metrics["seeds"])
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     text = (
-        f"{what}, in % ({spread}). Ours: {metrics['images']}, preset {metrics['preset']}, on {metrics['device']}; "
+        f"{what} ({spread}). Ours: {metrics['images']}, preset {metrics['preset']}, on {metrics['device']}; "
         f"steps x pairs: {steps}; code dimensions, shared + private: {codes}. Accuracy of the classifiers on real test "
         f"images: {standard}; of the stronger ones: {strong}."
     )
