@@ -1,0 +1,34 @@
+#!/bin/bash
+# Everything that is still to be measured on a GPU, in the order of its worth: benchmarks/gpu.sh FOLDER
+#
+# FOLDER gets each result when it is there, so that a machine that is taken away loses one step at most. MINUTES (default
+# 8) limits a step. The steps need torch and the packages of pyproject.toml, and no network. MultiVae is measured beside
+# ours where PYTHONPATH has it (see `make bench`); ARCHIVES, a folder with mnist.npz and svhn.npz, adds the runs on them.
+set -u
+folder=${1:?"usage: benchmarks/gpu.sh FOLDER"}
+mkdir -p "$folder"
+
+step() { # NAME COMMAND...: run a command, keep its output and what it wrote below reports/
+    local name=$1
+    shift
+    timeout "$((60 * ${MINUTES:-8}))" "$@" >"$folder/$name.txt" 2>&1
+    echo "exit status $?: $*" | tee -a "$folder/$name.txt"
+    for file in reports/bench/*-cuda.* reports/subset/metrics.json; do
+        [ -n "$(find "$file" -newer "$folder/started" 2>/dev/null)" ] && cp "$file" "$folder/$name-$(basename "$file")"
+    done
+}
+
+touch "$folder/started"
+step tests python -m pytest -q -k gpu tests
+step compile python benchmarks/compile.py
+step throughput python benchmarks/throughput.py
+if [ -n "${ARCHIVES:-}" ]; then
+    step plan python -m qmvae plan --preset subset --data "$ARCHIVES"
+    step data python -m qmvae data
+    step classifiers python -m qmvae classifiers
+    for model in qmvae dmvae mmvae mvae translated; do
+        step "train-$model" python -m qmvae train "$model" --seed 0
+    done
+    step speedrun python benchmarks/speedrun.py
+fi
+step scaling python benchmarks/scaling.py
