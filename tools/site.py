@@ -34,8 +34,10 @@ from qmvae.report.playground import REACH, examples
 
 WEB = Path(__file__).parent / "web"
 # the files whose public functions and classes the page `API` shows
-API = ("__init__.py", "pipeline/checkpoint.py", "model/*.py", "baselines/*.py", "data/dataset.py", "evaluate/*.py")
-API += ("report/figures.py", "report/tables.py")
+API = (
+    *("__init__.py", "pipeline/checkpoint.py", "model/*.py", "baselines/*.py", "data/dataset.py", "evaluate/*.py"),
+    *("report/figures.py", "report/tables.py"),
+)
 
 
 def mathml(tex: str, block: bool) -> str:
@@ -90,7 +92,7 @@ def notebook_exporter() -> TemplateExporter:
 
 def dvc_stages(root: Path, file: str) -> dict[str, Any]:
     """Return the stages of both files of a name, `dvc.yaml` or `dvc.lock`, by the names that `dvc repro` takes."""
-    found = {}
+    found: dict[str, Any] = {}
     for folder, prefix in (("", ""), ("ablations", "ablations/dvc.yaml:")):
         if (path := root / folder / file).is_file():
             _, document = params.parse(path, typ="safe", pure=True)
