@@ -77,8 +77,7 @@ lab: $(VENV)/installed ## open the notebooks in JupyterLab
 	$(VENV)/bin/jupyter lab notebooks/01_data.ipynb --LabApp.news_url=None --LabApp.extension_manager=readonly \
 	    --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate
 
-site: $(VENV)/installed ## run the pipeline, then turn README, notebooks and a playground into web pages: open reports/site/index.html
-	@$(VENV)/bin/python -m qmvae repro $(SWITCH)
+site: $(VENV)/installed ## turn README, notebooks, API and a playground into web pages, without training: open reports/site/index.html
 	$(VENV)/bin/python tools/site.py
 
 notebooks: $(VENV)/installed ## for maintainers: run all notebooks and take their outputs into notebooks/ (`published`, real images) and tests/notebooks (`quick`, texts)
