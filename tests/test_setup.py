@@ -66,7 +66,7 @@ def make(*arguments: str, **exported: str) -> str:
     return run.stdout
 
 
-@pytest.mark.parametrize("target", ["repro", "test", "ablations", "site"])
+@pytest.mark.parametrize("target", ["repro", "test", "ablations"])
 def test_make_takes_its_variables_from_its_own_command_line(target):
     again = ["--dry-run", f"--what-if={ROOT / 'requirements.lock'}", target]  # with the installation
     assert make(*again, **OTHERS) == make(*again)
