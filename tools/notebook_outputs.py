@@ -1,8 +1,8 @@
 """Take the outputs of executed notebooks into git. `python tools/notebook_outputs.py`, after the runs that it names.
 
 notebooks/ has the copies of the preset `published`, so that a reader sees real images. 09 and 10 read numbers only, and
-have those of `subset`. tests/notebooks has the copies of `quick` without their pictures: on any machine, nbval compares
-their texts with a new run.
+have those of `subset`. tests/notebooks has the code cells of the copies of `quick`, without pictures: on any machine,
+nbval compares their texts with a new run.
 """
 
 from pathlib import Path
@@ -39,9 +39,10 @@ def code(notebook: nbformat.NotebookNode) -> list[str]:
     return [cell.source for cell in cells if "parameters" not in cell.metadata.get("tags", [])]
 
 
-def without_pictures(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Remove all pictures, in place, and return the notebook."""
-    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+def for_nbval(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Remove text cells and pictures, in place, and return the notebook."""
+    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for output in (output for cell in notebook.cells for output in cell.outputs):
         for kind in [kind for kind in output.get("data", {}) if kind.startswith("image/")]:
             del output.data[kind]
     return notebook
@@ -53,7 +54,7 @@ def main(root: Path = ROOT) -> None:
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         texts[path] = executed(root, shown(path.stem), path)
         if not path.stem.startswith(NOT_QUICK):
-            texts[root / "tests" / "notebooks" / path.name] = without_pictures(executed(root, "quick", path))
+            texts[root / "tests" / "notebooks" / path.name] = for_nbval(executed(root, "quick", path))
     for path, notebook in texts.items():
         files.save_text(path, nbformat.writes(notebook) + "\n")
 
