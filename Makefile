@@ -82,10 +82,6 @@ site: $(VENV)/installed ## turn README, notebooks, API and a playground into web
 
 notebooks: $(VENV)/installed ## for maintainers: run all notebooks and take their outputs into notebooks/ (`published`, real images) and tests/notebooks (`quick`, texts)
 	@$(VENV)/bin/python -m qmvae repro --preset quick
-	for name in 01 02 03 04 05 06 07 08 11 12; do \
-	    $(VENV)/bin/python -m qmvae notebook --preset published $$(basename notebooks/$$name*.ipynb .ipynb) || exit 1; done
-	for name in 09 10; do \
-	    $(VENV)/bin/python -m qmvae notebook --preset subset $$(basename notebooks/$$name*.ipynb .ipynb) || exit 1; done
 	$(VENV)/bin/python tools/notebook_outputs.py
 	$(VENV)/bin/dvc commit --quiet --force dvc.yaml  # not ablations/dvc.yaml, which was run on `subset`
 

@@ -6,14 +6,14 @@ import os
 import pytest
 import torch
 
-from qmvae.pipeline import notebooks, params, published, surroundings
+from qmvae.pipeline import jobs, notebooks, params, published, surroundings
 
 
 def pytest_configure(config):
     """Run tests and notebooks as `python -m qmvae notebook` does, see surroundings.own_settings."""
     settings = contextlib.ExitStack()
     settings.enter_context(surroundings.own_settings())
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.update(jobs.one_thread())
     config.add_cleanup(settings.close)
 
 
@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items):
     The committed outputs are those of real images. tests/notebooks has the outputs that any machine can repeat.
     """
     cells = [item for item in items if hasattr(item, "cell")]
-    shown = {item.parent: item.cell.source for item in cells if "parameters" in item.cell.metadata.get("tags", [])}
+    shown = {item.parent: item.cell.source for item in cells if notebooks.has_parameters(item.cell)}
     cells = [item for item in cells if shown.get(item.parent) == f'preset = "{params.PUBLISHED}"']
     if cells and published.missing_archives(params.load(params.PUBLISHED)):
         for item in cells:

@@ -8,17 +8,15 @@ set -u
 folder=${1:?"usage: benchmarks/gpu.sh FOLDER"}
 mkdir -p "$folder"
 
-step() { # NAME COMMAND...: run a command, keep its output and what it wrote below reports/
+step() { # NAME COMMAND...: run a command, keep its output, and the tables and trained models that it wrote
     local name=$1
     shift
+    touch "$folder/started"
     timeout "$((60 * ${MINUTES:-8}))" "$@" >"$folder/$name.txt" 2>&1
     echo "exit status $?: $*" | tee -a "$folder/$name.txt"
-    for file in reports/bench/*-cuda.* reports/subset/metrics.json; do
-        [ -n "$(find "$file" -newer "$folder/started" 2>/dev/null)" ] && cp "$file" "$folder/$name-$(basename "$file")"
-    done
+    find reports/bench artifacts/subset/progress -type f -newer "$folder/started" -exec cp --parents {} "$folder" \; 2>/dev/null
 }
 
-touch "$folder/started"
 step tests python -m pytest -q -k gpu tests
 step compile python benchmarks/compile.py
 step throughput python benchmarks/throughput.py

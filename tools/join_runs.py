@@ -18,21 +18,20 @@ def join(first: dict, second: dict) -> dict:
     if first["seeds"] == second["seeds"]:
         models = first["models"] | second["models"]
         steps = models["qmvae"]["steps"] if "qmvae" in models else first["steps"]
-        both = [{**metrics, "models": models, "steps": steps} for metrics in (first, second)]
-        return _join(*both, "", seeds=False)
+        open_keys = {"models": None, "steps": None}
+        return _join(first | open_keys, second | open_keys, "") | {"models": models, "steps": steps}
     if repeated := set(first["seeds"]) & set(second["seeds"]):
         raise ValueError(f"seeds: both files have {sorted(repeated)}, and others; give all or none in both")
-    joined = _join({**first, "seeds": None}, {**second, "seeds": None}, "")
-    return joined | {"seeds": first["seeds"] + second["seeds"]}
+    return _join(first | {"seeds": None}, second | {"seeds": None}, "") | {"seeds": first["seeds"] + second["seeds"]}
 
 
-def _join(first: Any, second: Any, where: str, seeds: bool = True) -> Any:
+def _join(first: Any, second: Any, where: str) -> Any:
     if isinstance(first, dict) and isinstance(second, dict):
         if first.keys() != second.keys():
             raise ValueError(f"{where or 'the files'}: one has {sorted(first)}, the other {sorted(second)}")
-        if seeds and first.keys() == {"mean", "std", "seeds"}:
+        if first.keys() == {"mean", "std", "seeds"}:
             return summary(first["seeds"] + second["seeds"])
-        return {key: _join(first[key], second[key], f"{where}.{key}".lstrip("."), seeds) for key in first}
+        return {key: _join(first[key], second[key], f"{where}.{key}".lstrip(".")) for key in first}
     if first != second:
         raise ValueError(f"{where}: one has {first!r}, the other {second!r}")
     return first

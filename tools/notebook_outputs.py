@@ -1,4 +1,4 @@
-"""Take the outputs of executed notebooks into git. `python tools/notebook_outputs.py`, after the runs that it names.
+"""Run the notebooks and take their outputs into git. `python tools/notebook_outputs.py`, after `make repro` of `quick`.
 
 notebooks/ has the copies of the preset `published`, so that a reader sees real images. 09 and 10 read numbers only, and
 have those of `subset`. tests/notebooks has the code cells of the copies of `quick`, without pictures: on any machine,
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 
-from qmvae.pipeline import files, params
+from qmvae.pipeline import files, notebooks, params
 
 ROOT = Path(__file__).parents[1]
 SUBSET = "09", "10"
@@ -36,7 +36,7 @@ def executed(root: Path, preset: str, path: Path) -> nbformat.NotebookNode:
 def code(notebook: nbformat.NotebookNode) -> list[str]:
     """Return the sources of all code cells but the one that has the preset."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    return [cell.source for cell in cells if "parameters" not in cell.metadata.get("tags", [])]
+    return [cell.source for cell in cells if not notebooks.has_parameters(cell)]
 
 
 def for_nbval(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -49,9 +49,10 @@ def for_nbval(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def main(root: Path = ROOT) -> None:
-    """Write both folders. Raises FileError, and leaves all as it was, if one copy is missing."""
+    """Run the notebooks and write both folders. Raises FileError, and leaves both as they were, if one fails."""
     texts = {}
     for path in sorted((root / "notebooks").glob("*.ipynb")):
+        notebooks.execute(params.load(shown(path.stem), root), path.stem)
         texts[path] = executed(root, shown(path.stem), path)
         if not path.stem.startswith(NOT_QUICK):
             texts[root / "tests" / "notebooks" / path.name] = for_nbval(executed(root, "quick", path))

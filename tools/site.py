@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from qmvae.data.checks import DataError
 from qmvae.data.dataset import Dataset
 from qmvae.model.base import MultimodalVAE
-from qmvae.pipeline import artifacts, files, params
+from qmvae.pipeline import artifacts, files, notebooks, params
 from qmvae.report.playground import REACH, examples
 
 WEB = Path(__file__).parent / "web"
@@ -149,7 +149,7 @@ class Site:
         """
         runs = re.compile(rf"python -m qmvae notebook (--preset \w+ )?{re.escape(stem)}")
         stage = next((name for name, about in self.stages.items() if runs.fullmatch(str(about.get("cmd")))), "")
-        cells = "\n".join(cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+        cells = "\n".join(cell.source for cell in notebook.cells if notebooks.has_parameters(cell))
         if not stage or not (found := re.search(r'(?m)^preset = "(\w+)"', cells)):
             return ""
         if (preset := found[1]) != params.PUBLISHED and "matrix" in self.stages[stage]:

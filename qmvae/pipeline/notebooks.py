@@ -56,7 +56,7 @@ def execute(params: Params, stem: str) -> None:
     except (OSError, ValueError, nbformat.ValidationError) as error:
         raise files.FileError(f"{path}: cannot be read as a notebook: {' '.join(str(error).split())[:200]}") from None
     # The value goes into the cell itself, not into one more below it: executed copies look like the notebooks.
-    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    cells = [cell for cell in notebook.cells if has_parameters(cell)]
     changed = [re.subn(r'(?m)^preset = "\w+"', f'preset = "{params.preset}"', cell.source) for cell in cells]
     if [count for _, count in changed] != [1]:
         raise files.FileError(f'{path}: expected one cell tagged `parameters` with one line preset = "..."')
@@ -84,6 +84,11 @@ def execute(params: Params, stem: str) -> None:
             raise files.FileError(f"{path}: cell {index} {NO_FIGURE}")
     clean(done)
     files.save_text(params.reports / "notebooks" / path.name, nbformat.writes(done) + "\n")
+
+
+def has_parameters(cell: nbformat.NotebookNode) -> bool:
+    """Return whether a cell has papermill's tag `parameters`: it sets the preset."""
+    return "parameters" in cell.metadata.get("tags", [])
 
 
 def has_figure(cell: Mapping) -> bool:
