@@ -66,7 +66,8 @@ def ours(run: Params, name: str, split: Split, precision: str, config: dict | No
 def multivae(run: Params, name: str, split: Split, folder: Path) -> Contender:
     """Return MultiVae's training of its MVAE or MMVAE; it goes on where the last round stopped.
 
-    MultiVae has our encoders and decoders, likelihoods and weights. Its images are floats in memory.
+    MultiVae has our encoders and decoders, and the likelihoods of the parameters `run`, with their weights. Its images
+    are floats in memory.
     """
     from multivae import models
     from multivae.data.datasets import MultimodalBaseDataset
@@ -197,6 +198,8 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     run = params.load("subset")
+    # MultiVae's Bernoulli likelihood refuses grey values, so MVAE has MMVAE's Laplace likelihood in both packages
+    run = run.model_copy(update={"mvae": run.mvae.model_copy(update={"likelihood": run.mmvae.likelihood})})
     device = resolve_device(run)
     dataset = images(list(run.modalities), ROWS)
     split = on(dataset.train, device)
