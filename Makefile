@@ -7,6 +7,8 @@ PRESET :=
 DATA :=
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
+# Some containers set it. Then each of the hundred processes of a run compiles PyTorch again, which takes two seconds.
+export PYTHONDONTWRITEBYTECODE :=
 SWITCH := $(if $(PRESET),--preset "$(PRESET)") $(if $(DATA),--data "$(DATA)")
 
 .DEFAULT_GOAL := help
@@ -97,11 +99,11 @@ lock: $(VENV)/installed ## for maintainers: resolve pyproject.toml into requirem
 clean: ## remove what runs made for machines (artifacts, DVC's cache); reports, data and .venv stay
 	rm -rf artifacts .dvc/cache .dvc/tmp .pytest_cache
 
-# `installing` becomes `installed` at the end; one that is found at the start is an installation that was broken off.
+# `installing` becomes `installed` at the end; one that is found at the start is an interrupted installation.
 $(VENV)/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "make: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); try make PYTHON=/path/to/python3.11 ..."; exit 1; }
-	@if [ -e $(VENV)/installing ]; then echo "the last installation was broken off: it starts anew"; rm -rf $(VENV); fi
+	@if [ -e $(VENV)/installing ]; then echo "the last installation was interrupted: starting again"; rm -rf $(VENV); fi
 	@echo "installing into $(VENV): PyTorch alone is some gigabytes, this takes minutes"
 	$(PYTHON) -m venv $(VENV)
 	@touch $(VENV)/installing

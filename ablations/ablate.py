@@ -8,7 +8,7 @@ from itertools import permutations
 
 import torch
 
-from qmvae.pipeline import artifacts, checkpoint, files, params, training
+from qmvae.pipeline import artifacts, checkpoint, files, params, tensor_files, training
 from qmvae.pipeline.schema import with_changes
 from qmvae.pipeline.stages.evaluate import make_evaluator, percentages
 
@@ -46,7 +46,7 @@ def ablate(run: params.Params, name: str) -> None:
         generated = torch.stack([model.cross_generate({a: conditions}, b, seed=i) for i in range(SAMPLES)])
         images |= {f"{a}_to_{b}.conditions": conditions, f"{a}_to_{b}.generated": generated}
     output = run.artifacts / "ablations"
-    files.save_tensors(output / f"{name}.safetensors", {key: (255 * value).byte() for key, value in images.items()})
+    tensor_files.save(output / f"{name}.safetensors", {key: (255 * value).byte() for key, value in images.items()})
     files.save_json(output / f"{name}.json", found)
     print(f"{name}: {percentages(found['cross'] | found['linear'])}", flush=True)
 

@@ -5,7 +5,7 @@
 
 from itertools import permutations
 
-from qmvae.pipeline import artifacts, files, params
+from qmvae.pipeline import artifacts, files, params, tensor_files
 from qmvae.report import figures
 
 
@@ -25,7 +25,7 @@ def collect(run: params.Params) -> None:
     files.save_json(run.reports / "ablations.json", report)
     pictures, titles = {}, run.images.titles
     for name, title in (("printed_objective", "Eq. 20 as printed"), ("as_it_is", "KL terms weighted")):
-        images, _ = files.load_tensors(folder / f"{name}.safetensors")
+        images, _ = tensor_files.load(folder / f"{name}.safetensors")
         for a, b in permutations(run.modalities, 2):
             conditions, generated = (images[f"{a}_to_{b}.{part}"].numpy() / 255 for part in ("conditions", "generated"))
             pictures[f"{title}: {titles[a]} to {titles[b]}"] = figures.under_conditions(conditions, generated)

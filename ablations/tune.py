@@ -22,7 +22,7 @@ from qmvae.data.dataset import Dataset, hold_out
 from qmvae.pipeline import artifacts, checkpoint, files, params, training
 from qmvae.pipeline.schema import Count, Fraction, ModelName, Name, Section, Seed, with_changes
 from qmvae.pipeline.stages.evaluate import make_evaluator
-from qmvae.report import figures, tables
+from qmvae.report import plots, tables
 
 LEFT_OUT = "calibration", "coherence"  # parts of Evaluator.evaluate that tuning.csv does not keep
 
@@ -104,11 +104,11 @@ def add_row(path: Path, row: dict[str, Any], locks: Path) -> None:
 
 
 def differs_in_private_weights(row: dict[str, str]) -> bool:
-    """Return whether a run belongs to the trade-off: 4,000 steps, its own private KL weights, and all else as usual."""
+    """Return whether a run belongs to the trade-off: it has private KL weights of its own, and all else as usual."""
     changes = json.loads(row["changes"])
     usual = {"kl_shared": 5.0}  # of Q-MVAE in the sweep
     other = {key: value for key, value in changes.items() if key != "kl_private"}
-    return row["steps"] == "4000" and other.items() <= usual.items()
+    return other.items() <= usual.items()
 
 
 def accuracy(row: dict[str, str], titles: Mapping[str, str]) -> float:
@@ -130,22 +130,29 @@ def qualifies(row: dict[str, str]) -> bool:
 def tradeoff(rows: list[dict[str, str]], titles: Mapping[str, str]) -> pd.DataFrame:
     """Return accuracy and style of the runs that differ in their private KL weights only, for figures.tradeoff.
 
-    Accuracy is that of cross-generation by the stronger classifier, in %. Style is the mean R2 over the target's
-    measures. `chosen` is the run of each model with the highest mean accuracy among those that qualify.
+    A line has the runs of one model and one number of steps, three or more. Accuracy is that of cross-generation by the
+    stronger classifier, in %. Style is the mean R2 over the target's measures. `chosen` is the run of each line with
+    the highest mean accuracy among those that qualify.
     """
-    points = [row for row in rows if row["model"] in tables.PAPER_MODELS and differs_in_private_weights(row)]
-    points = [row for row in points if any(row[key] for key in row if key.startswith("style."))]
-    best: dict[str, dict[str, str]] = {}
-    for row in filter(qualifies, points):
-        best[row["model"]] = max(best.get(row["model"], row), row, key=lambda r: accuracy(r, titles))
+    lines: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        styled = any(row[key] for key in row if key.startswith("style."))
+        if row["model"] in tables.PAPER_MODELS and styled and differs_in_private_weights(row):
+            lines.setdefault(f"{tables.MODELS[row['model']]}, {int(row['steps']):,} steps", []).append(row)
+    lines = {line: points for line, points in lines.items() if len(points) >= 3}
+    best = {
+        line: max(filter(qualifies, points), key=lambda row: accuracy(row, titles), default=None)
+        for line, points in lines.items()
+    }
     return pd.DataFrame(
         {
             "direction": f"{titles[a]} → {titles[b]}",
-            "model": tables.MODELS[row["model"]],
+            "model": line,
             "accuracy": 100 * float(row[f"cross_strong.{key}"]),
             "style": fmean(float(row[name]) for name in row if name.startswith(f"style.{b}_")),
-            "chosen": best.get(row["model"]) is row,
+            "chosen": best[line] is row,
         }
+        for line, points in lines.items()
         for row in points
         for key, (a, b) in tables.directions(titles).items()
     )
@@ -177,7 +184,7 @@ def run_all(run: params.Params, names: list[str]) -> None:
             told = [f"{key} {value}" for key, value in row.items() if key.startswith(("cross_strong", "style"))]
             print(f"{name}: {', '.join(told)}", flush=True)
     if not (frame := tradeoff(read_rows(path), whole.titles)).empty:
-        artifacts.save_figure(run, figures.tradeoff(frame), "tradeoff")
+        artifacts.save_figure(run, plots.tradeoff(frame), "tradeoff")
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ import torch
 from timing import compared, describe, images, markdown, save, training
 
 from qmvae.pipeline import datasets, files, params
-from qmvae.pipeline.jobs import FreeThreads
+from qmvae.pipeline.threads import FreeThreads
 
 WARM = 4.0  # seconds; FreeThreads looks at the load every two seconds
 PRESETS = ("quick", "subset")

@@ -86,9 +86,9 @@ def main() -> None:
             importlib.import_module("qmvae.pipeline.jobs").end_with_parent()
         sys.exit(run(arguments))
     except KeyboardInterrupt:
-        sys.exit("\nstopped; `make repro` goes on from here")
+        sys.exit("\nstopped; `make repro` continues from here")
     except OSError as error:
-        sys.exit(f"cannot go on: {error}; correct that, and `make repro` goes on from here")
+        sys.exit(f"cannot continue: {error}; correct that, and `make repro` continues from here")
     except (ValueError, RuntimeError) as error:
         if type(error).__name__ not in EXPECTED:
             raise

@@ -13,7 +13,7 @@ from qmvae.data import builtin
 from qmvae.data.checks import DataError
 from qmvae.data.dataset import Dataset, Split, build, pair_by_class
 from qmvae.data.sources import files_read, read
-from qmvae.pipeline import files
+from qmvae.pipeline import files, tensor_files
 from qmvae.pipeline import params as parameters
 from qmvae.pipeline.datasets import load_dataset, save_dataset
 
@@ -223,8 +223,8 @@ def test_files_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(files.FileError, match="speech.*dvc repro"):
         load_dataset(folder, [*run.modalities, "speech"])
     pairs = folder / "pairs.safetensors"
-    tensors, _ = files.load_tensors(pairs)
-    files.save_tensors(pairs, tensors | {"test": tensors["train"] + 40})
+    tensors, _ = tensor_files.load(pairs)
+    tensor_files.save(pairs, tensors | {"test": tensors["train"] + 40})
     with pytest.raises(files.FileError, match="test: the pairs are not of these images.*dvc repro"):
         load_dataset(folder, run.modalities)
     pairs.write_bytes(pairs.read_bytes()[:-9])

@@ -255,7 +255,9 @@ def test_sides_for_the_conv_network(tmp_path):
 def test_the_archives_of_the_modalities_are_the_files_read(tmp_path):
     paths = [tmp_path / "photo.npz", tmp_path / "half.npz"]
     for path in paths:
-        with pytest.raises(DataError, match=f"{path}: not there, expected an archive with train_images, .*; put it"):
+        with pytest.raises(
+            DataError, match=f"{path}: file not found, expected an archive with train_images, .*; put it"
+        ):
             files_read("archive", tmp_path, ["photo", "half"])
         path.touch()
     assert files_read("archive", tmp_path, ["photo", "half"]) == paths
@@ -340,11 +342,11 @@ def break_file(path, how):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("missing", "not there, expected an archive with train_images, .*make repro PRESET=quick"),
+        ("missing", "file not found, expected an archive with train_images, .*make repro PRESET=quick"),
         ("folder", "found a folder, expected a .npz file"),
-        ("cut short", "found no whole .npz file .*train_images.*copy it again"),
-        ("empty", "found no whole .npz file"),
-        ("a bare array", "found no whole .npz file"),
+        ("cut short", "found no complete .npz file .*train_images.*copy it again"),
+        ("empty", "found no complete .npz file"),
+        ("a bare array", "found no complete .npz file"),
     ],
 )
 def test_a_bad_file_is_refused_by_name(project, how, message):

@@ -19,7 +19,7 @@ import torch
 import yaml
 from tiny import ROOT, write_archives, write_params
 
-from qmvae.pipeline import files
+from qmvae.pipeline import files, tensor_files
 
 pytestmark = pytest.mark.faults
 SEED = int(os.environ.get("QMVAE_FAULTS_SEED", "0"))
@@ -124,7 +124,7 @@ def wait_for(process: subprocess.Popen, folder: Path, stage: str) -> None:
 def whole(folder: Path) -> None:
     """Every file in its place can be read, whatever happened."""
     for path in folder.rglob("*.safetensors"):
-        files.load_tensors(path)
+        tensor_files.load(path)
     for path in [*(folder / "artifacts").rglob("*.json"), *(folder / "reports").rglob("*.json")]:
         files.load_json(path)
 
@@ -182,8 +182,8 @@ def test_killed_again_and_again_while_checkpoints_are_written(tmp_path):
         time.sleep(moments.random())
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, said(folder).read_text()
-        steps.append(int(files.load_tensors(state)[1]["step"]))
-        assert steps[-2] == 0 or f"goes on from step {steps[-2]:,} of" in said(folder).read_text()
+        steps.append(int(tensor_files.load(state)[1]["step"]))
+        assert steps[-2] == 0 or f"continues from step {steps[-2]:,} of" in said(folder).read_text()
     assert steps == sorted(set(steps))
 
 
@@ -203,7 +203,7 @@ def test_ctrl_c_in_every_stage(undisturbed):
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait() != 0
         text = said(folder).read_text()
-        assert "stopped; `make repro` goes on from here" in text and "Traceback" not in text, f"{stage}: {text}"
+        assert "stopped; `make repro` continues from here" in text and "Traceback" not in text, f"{stage}: {text}"
         whole(folder)
     assert finish(folder) == expected
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qmvae.report import figures
+from qmvae.report import figures, plots
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +24,7 @@ def test_curves_draw_every_column_and_mark_what_changes():
     steps = np.arange(10, 101, 10)
     log = {"step": steps, "a": steps * 2.0, "b": -steps, "c": steps + 1.0}
     groups = {"first": ("nats", {"a": "$A$", "b": "$B$"}), "second": ("", {"c": "$C$"})}
-    figure = figures.curves(log, groups, {"one": 40, "another": 40, "third": 70}, columns=2)
+    figure = plots.curves(log, groups, {"one": 40, "another": 40, "third": 70}, columns=2)
     left, right = figure.axes
     assert [line.get_label() for line in left.lines[:2]] == ["$A$", "$B$"]
     assert left.lines[0].get_ydata().tolist() == log["a"].tolist()
@@ -66,7 +66,7 @@ def test_shared_space_writes_at_most_ten_classes_where_they_are(count):
     labels = np.repeat(np.arange(count) + 5, 4)
     frame = pd.DataFrame({"1": labels * 3.0, "2": rng.normal(size=len(labels)), "class": labels})
     frame["images"] = ["m", "s"] * (len(labels) // 2)
-    figure = figures.shared_space({"before": frame, "after": frame}, "one", "two")
+    figure = plots.shared_space({"before": frame, "after": frame}, "one", "two")
     before, after = figure.axes
     drawn = min(count, 10)
     for axis in (before, after):
@@ -80,7 +80,7 @@ def test_shared_space_writes_at_most_ten_classes_where_they_are(count):
 
 def test_labels_that_would_overlap_are_moved_apart_and_others_stay():
     places = np.array([[0.0, 0.0], [0.0, 0.0], [0.1, 0.0], [9.0, 9.0]])
-    moved = figures.spread(places, 1.0)
+    moved = plots.spread(places, 1.0)
     distances = np.linalg.norm(moved[:, None] - moved, axis=2)[np.triu_indices(4, 1)]
     assert distances.min() > 0.99
     np.testing.assert_allclose(moved[3], places[3], atol=0.02)
@@ -122,7 +122,7 @@ def test_traversals_put_rows_beside_their_meanings():
 
 def test_changes_puts_each_row_at_its_change():
     table = pd.DataFrame({"up": [0.5, -40.0], "down": [-3.0, 8.0]}, index=["a", "b"])
-    axis = figures.changes(table, band=2.0, x="points").axes[0]
+    axis = plots.changes(table, band=2.0, x="points").axes[0]
     zero, *columns = axis.lines
     assert [(line.get_xdata().tolist(), list(line.get_ydata())) for line in columns] == [
         ([0.5, -40.0], [0, 1]),
@@ -134,12 +134,12 @@ def test_changes_puts_each_row_at_its_change():
 
 def test_plane_writes_lengths_and_draws_margins_as_circles_and_densities_set_off_the_last():
     points = {"x": (0.0, 0.0), "y": (3.0, 4.0), "y_-": (0.0, 6.0)}
-    axis = figures.plane(points, {("x", "y"): 0.0, ("x", "y_-"): 2.0}).axes[0]
+    axis = plots.plane(points, {("x", "y"): 0.0, ("x", "y_-"): 2.0}).axes[0]
     assert [text.get_text() for text in axis.texts] == ["5.000", "6.000", "$x$", "$y$", "$y_-$"]
     assert [(*circle.center, circle.radius) for circle in axis.patches] == [(0.0, 0.0, 7.0)]  # 5 and the margin
     assert axis.get_xlim()[1] > 7 and axis.get_ylim()[0] < -7, "a circle is cut off"
     grid = np.linspace(0, 1, 5)
-    lines = figures.densities({"q": grid, "product": grid**2}, grid, "$z$").axes[0].lines
+    lines = plots.densities({"q": grid, "product": grid**2}, grid, "$z$").axes[0].lines
     assert lines[1].get_linewidth() > lines[0].get_linewidth()
 
 
@@ -158,7 +158,7 @@ def test_tradeoff_connects_a_models_points_by_style_and_rings_the_chosen_ones():
     rows = [("a to b", "Q", 90.0, 0.2, False), ("a to b", "Q", 80.0, 0.9, True), ("a to b", "Q", 85.0, 0.5, False)]
     rows += [("a to b", "D", 70.0, 0.6, True), ("b to a", "D", 60.0, 0.1, True), ("b to a", "Q", 50.0, 0.3, False)]
     frame = pd.DataFrame(rows, columns=["direction", "model", "accuracy", "style", "chosen"])
-    left, right = figures.tradeoff(frame).axes
+    left, right = plots.tradeoff(frame).axes
     assert [axis.get_title() for axis in (left, right)] == ["(a) a to b", "(b) b to a"]
     points = {line.get_label(): (line.get_xdata().tolist(), line.get_ydata().tolist()) for line in left.lines}
     assert points == {"Q": ([0.2, 0.5, 0.9], [90.0, 85.0, 80.0]), "D": ([0.6], [70.0])}

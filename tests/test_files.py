@@ -15,7 +15,7 @@ import pytest
 import torch
 from tiny import ROOT
 
-from qmvae.pipeline import artifacts, files, training
+from qmvae.pipeline import artifacts, files, tensor_files, training
 from qmvae.report import tables
 
 
@@ -64,7 +64,7 @@ def save_table(folder, size):
 
 
 WRITERS = {
-    "weights": lambda folder, size: files.save_tensors(folder / "file", {"a": torch.zeros(1000 * size)}),
+    "weights": lambda folder, size: tensor_files.save(folder / "file", {"a": torch.zeros(1000 * size)}),
     "checkpoint": save_checkpoint,
     "report": lambda folder, size: files.save_json(folder / "file", list(range(1000 * size))),
     "figure": save_figure,
@@ -78,7 +78,7 @@ def test_a_full_disk_is_a_clear_error_and_keeps_the_file(tmp_path, writer, room)
     WRITERS[writer](tmp_path, 10)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert before
-    with room_for(room), pytest.raises(files.FileError, match="cannot be written: .* what was there before is kept"):
+    with room_for(room), pytest.raises(files.FileError, match="cannot be written: .* earlier file, if any, is kept"):
         WRITERS[writer](tmp_path, 300)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -93,28 +93,28 @@ def test_a_device_that_is_full_is_a_clear_error(tmp_path):
 
 def test_a_kill_amid_a_write_keeps_the_file_that_was_there(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
-    files.save_tensors(path, {"a": torch.zeros(9)})
+    tensor_files.save(path, {"a": torch.zeros(9)})
     code = """if True:
         import os, pathlib, signal, sys, torch
-        from qmvae.pipeline import files
+        from qmvae.pipeline import files, tensor_files
         files.os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)  # all is written, but not yet in its place
-        files.save_tensors(pathlib.Path(sys.argv[1]), {"a": torch.ones(9)})"""
+        tensor_files.save(pathlib.Path(sys.argv[1]), {"a": torch.ones(9)})"""
     killed = subprocess.run([sys.executable, "-c", code, str(path)], env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert killed.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == 2  # it had begun
-    assert files.load_tensors(path)[0]["a"].tolist() == [0] * 9
-    files.save_tensors(path, {"a": torch.ones(9)})  # what the kill left is in nobody's way
-    assert files.load_tensors(path)[0]["a"].tolist() == [1] * 9 and list(tmp_path.iterdir()) == [path]
+    assert tensor_files.load(path)[0]["a"].tolist() == [0] * 9
+    tensor_files.save(path, {"a": torch.ones(9)})  # what the kill left is in nobody's way
+    assert tensor_files.load(path)[0]["a"].tolist() == [1] * 9 and list(tmp_path.iterdir()) == [path]
 
 
 def test_tensors_come_back_as_they_went(tmp_path):
     tensors = {"a": torch.arange(6).view(2, 3), "b": torch.rand(3, 4, 4, 2).permute(0, 3, 1, 2)}
-    files.save_tensors(tmp_path / "t.safetensors", tensors, {"who": "me"})
-    back, about = files.load_tensors(tmp_path / "t.safetensors")
+    tensor_files.save(tmp_path / "t.safetensors", tensors, {"who": "me"})
+    back, about = tensor_files.load(tmp_path / "t.safetensors")
     assert about == {"who": "me"} and all(torch.equal(back[key], tensors[key]) for key in tensors)
 
 
 @pytest.mark.parametrize(
-    "content, message", [(None, "not there; run"), (b"{", "cannot be read as JSON"), (b"\xff", "cannot")]
+    "content, message", [(None, "file not found; run"), (b"{", "cannot be read as JSON"), (b"\xff", "cannot")]
 )
 def test_json_that_cannot_be_read(tmp_path, content, message):
     if content is not None:

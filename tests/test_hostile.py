@@ -17,7 +17,7 @@ from tiny import ROOT, make_data, write_project
 from qmvae.data import official
 from qmvae.data.checks import DataError
 from qmvae.data.sources import read
-from qmvae.pipeline import artifacts, checkpoint, files, notebooks, params, repro, training
+from qmvae.pipeline import artifacts, checkpoint, files, notebooks, params, repro, tensor_files, training
 from qmvae.pipeline.stages import metrics
 
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
@@ -164,8 +164,8 @@ FLOATS = {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
 def test_a_header_that_asks_for_more_than_there_is(tmp_path, content):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    with pytest.raises(files.FileError, match="model.safetensors: not a whole safetensors file"):
-        files.load_tensors(path)
+    with pytest.raises(files.FileError, match="model.safetensors: not a complete safetensors file"):
+        tensor_files.load(path)
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_a_number_is_written_as_its_source_has_it(root, written, source, expecte
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1<!-- p/lost.json q -->", "p/lost.json: not there; correct the file's name"),
+        ("1<!-- p/lost.json q -->", "p/lost.json: file not found; correct the file's name"),
         ("1<!-- p/lost.csv a b -->", "p/lost.csv: cannot be read: No such file"),
         ("1<!-- p/broken.json q -->", "p/broken.json: cannot be read as JSON"),
         ("1<!-- p/m.txt q -->", "'p/m.txt' is no source; expected"),

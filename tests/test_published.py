@@ -18,7 +18,7 @@ import qmvae
 from qmvae.data import official
 from qmvae.data.checks import DataError
 from qmvae.evaluate.classifiers import CLASSIFIERS
-from qmvae.pipeline import artifacts, checkpoint, code, files, notebooks, params, published
+from qmvae.pipeline import artifacts, checkpoint, code, files, notebooks, params, published, tensor_files
 from tools import svhn_subset
 
 FOLDER = ROOT / "reports" / "subset" / "checkpoint"
@@ -81,7 +81,7 @@ def trained(tmp_path_factory):
     for m, shape in shapes.items():
         for kind, build in CLASSIFIERS.items():
             path = run.artifacts / "classifiers" / f"{m}-{kind}.safetensors"
-            files.save_tensors(path, build(shape, 10).state_dict())
+            tensor_files.save(path, build(shape, 10).state_dict())
     files.save_json(run.artifacts / "classifiers" / "accuracy.json", {"standard": {"mnist": 0.1, "svhn": 0.1}})
     files.save_json(run.reports / "metrics.json", {"preset": "subset"})
     return root
@@ -108,7 +108,7 @@ def test_what_is_published_is_what_a_notebook_loads(trained, clone):
         for key, tensor in before.state_dict().items():
             torch.testing.assert_close(after.state_dict()[key], tensor.half().float(), rtol=0, atol=0)
         assert (run.model_folder(name, 0) / "log.csv").read_text() == "step,loss\n"
-    half, _ = files.load_tensors(clone / "reports/subset/checkpoint/model.safetensors")
+    half, _ = tensor_files.load(clone / "reports/subset/checkpoint/model.safetensors")
     assert {tensor.dtype for tensor in half.values()} == {torch.float16}
     for kind in CLASSIFIERS:
         network = artifacts.load_classifiers(run, dataset, kind)["svhn"]
@@ -166,19 +166,19 @@ def test_archives_are_used_if_both_are_there_else_built_in_images(clone, monkeyp
 
 def weights(change):
     """Return a function that changes the tensors of a published model."""
-    return lambda path: files.save_tensors(path, change(files.load_tensors(path)[0]))
+    return lambda path: tensor_files.save(path, change(tensor_files.load(path)[0]))
 
 
 @pytest.mark.parametrize(
     "name, spoil, message",
     [
-        ("model.json", lambda path: path.unlink(), "model.json: not there"),
-        ("model.safetensors", lambda path: path.write_bytes(b"cut"), "not a whole safetensors file"),
+        ("model.json", lambda path: path.unlink(), "model.json: file not found"),
+        ("model.safetensors", lambda path: path.write_bytes(b"cut"), "not a complete safetensors file"),
         ("dmvae/model.safetensors", weights(lambda t: {k: v.double() for k, v in t.items()}), "float64"),
         ("mvae/model.safetensors", weights(lambda t: {k: v[..., :1] for k, v in t.items()}), "does not fit model.json"),
-        ("classifiers/svhn-strong.safetensors", lambda path: path.unlink(), "strong.safetensors: not there; restore"),
-        ("classifiers/accuracy.json", lambda path: path.unlink(), "accuracy.json: not there; restore"),
-        ("../metrics.json", lambda path: path.unlink(), "metrics.json: not there; restore"),
+        ("classifiers/svhn-strong.safetensors", lambda path: path.unlink(), "strong.safetensors: file not found"),
+        ("classifiers/accuracy.json", lambda path: path.unlink(), "accuracy.json: file not found; restore"),
+        ("../metrics.json", lambda path: path.unlink(), "metrics.json: file not found; restore"),
     ],
 )
 def test_a_wrong_file_is_named(clone, name, spoil, message):
@@ -194,7 +194,7 @@ def test_a_published_model_that_is_none_and_classifiers_of_other_images_are_name
     dataset = artifacts.load_dataset(run)
     with pytest.raises(files.FileError, match=r"mnist-standard.safetensors: does not fit a standard classifier"):
         path = run.artifacts / "classifiers" / "mnist-standard.safetensors"
-        files.save_tensors(path, {k: t[:1] for k, t in files.load_tensors(path)[0].items()})
+        tensor_files.save(path, {k: t[:1] for k, t in tensor_files.load(path)[0].items()})
         artifacts.load_classifiers(run, dataset)
     (clone / "reports/subset/checkpoint/mvae/model.json").write_text('{"config": {"shared": "20"}}')
     with pytest.raises(params.ParamsError, match="mvae/model.json: does not describe a model: .*; restore"):

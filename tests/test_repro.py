@@ -112,9 +112,9 @@ FOLDERS = {  # what is wrong with a folder, and what is said then
     "nowhere": (ParamsError, "folder: there is no {}; name the folder"),
     "a\0b": (ParamsError, "folder: there is no"),
     "a file": (ParamsError, "folder: there is no {}; name the folder"),
-    ".": (DataError, "mnist.npz: not there, expected an archive with train_images, .*; put it there"),
-    "reports": (DataError, "reports/mnist.npz: not there, expected an archive"),
-    "half": (DataError, "half/svhn.npz: not there, expected an archive"),
+    ".": (DataError, "mnist.npz: file not found, expected an archive with train_images, .*; put it there"),
+    "reports": (DataError, "reports/mnist.npz: file not found, expected an archive"),
+    "half": (DataError, "half/svhn.npz: file not found, expected an archive"),
     "artifacts/tiny/data": (ParamsError, "folder: runs delete files in {}; move the image files"),
 }
 
@@ -200,7 +200,14 @@ def test_ctrl_c_during_the_imports_of_a_stage_is_no_traceback(tmp_path, stage):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     said = [line for line in process.communicate()[1].splitlines() if not line.startswith("import time:")]
-    assert process.returncode != 0 and said == ["", "stopped; `make repro` goes on from here"]
+    assert process.returncode != 0 and said == ["", "stopped; `make repro` continues from here"]
+
+
+@pytest.mark.parametrize("module", ["pipeline.repro", "pipeline.stages.inputs", "pipeline.stages.notebook"])
+def test_processes_that_only_start_others_do_not_import_torch(module):
+    """Its import takes one to three seconds, and a run starts two dozen of these processes."""
+    code = f"import sys, qmvae.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=environment()).returncode == 0
 
 
 def test_a_folder_that_is_a_file_is_no_traceback(tmp_path):
@@ -209,7 +216,7 @@ def test_a_folder_that_is_a_file_is_no_traceback(tmp_path):
     (tmp_path / "artifacts" / "tiny" / "progress").write_text("in the way")
     command = [sys.executable, "-m", "qmvae", "train", "qmvae"]
     result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
-    assert result.returncode == 1 and result.stderr.startswith("cannot go on: ") and "progress" in result.stderr
+    assert result.returncode == 1 and result.stderr.startswith("cannot continue: ") and "progress" in result.stderr
 
 
 def test_classifiers_refuse_a_batch_larger_than_the_data(tmp_path):

@@ -237,7 +237,7 @@ def test_an_equation_that_cannot_be_converted_stops_the_build(tex, tmp_path):
 
 
 def test_a_missing_model_is_named(project):
-    with pytest.raises(FileError, match="model.json: not there"):
+    with pytest.raises(FileError, match="model.json: file not found"):
         site.build(project, project.model_copy(update={"seeds": [7]}))
 
 

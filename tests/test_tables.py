@@ -90,7 +90,9 @@ def test_the_chance_level_is_a_row_of_both_tables():
     assert list(first.index)[-2:] == list(second.index)[-2:] == ["Q-MVAE", "chance level"]
     assert first.loc["chance level"].tolist() == ["18.6", "18.6", "n/a"] * 2  # of the pairs' classes
     assert second.loc["chance level"].tolist() == ["11.3", "n/a", "18.6", "n/a", "18.6", "n/a"]
-    assert "Chance level" in tables.caption(text, "Table 1") and "Chance level" not in tables.caption(metrics(), "")
+    assert "Chance level" in tables.caption(text, TITLES, "Table 1")
+    without = tables.caption(metrics(), TITLES, "Table 1")
+    assert "Chance level" not in without and "images: MNIST 99.0 %, SVHN subset 85.0 %" in without
 
 
 def test_other_data_have_no_columns_and_rows_of_the_paper():
@@ -104,7 +106,7 @@ def test_other_data_have_no_columns_and_rows_of_the_paper():
     ]  # fmt: skip
     assert list(tables.readable(second, titles).columns) == ["Photos (ours)", "Left halves (ours)", "both (ours)"]
     assert tables.readable(second, titles).loc["Q-MVAE"].tolist() == ["30.0 ± 1.0", "31.0 ± 1.0", "32.0 ± 1.0"]
-    assert "The paper" not in tables.caption(text, "Table 1")
+    assert "The paper" not in tables.caption(text, titles, "Table 1")
     del text["models"]["qmvae"]["linear"]["both"]  # as of a model without fused codes
     words = tables.readable(tables.table(text, "linear"), titles)
     assert list(words.columns) == ["Photos (ours)", "Left halves (ours)"]
@@ -124,7 +126,7 @@ def test_with_a_third_modality_the_papers_both_is_another():
 
 def test_tables_are_rendered_in_three_formats():
     frame = tables.table(metrics(), "cross")
-    texts = tables.render(frame, TITLES, tables.caption(metrics(), "Table 1"))
+    texts = tables.render(frame, TITLES, tables.caption(metrics(), TITLES, "Table 1"))
     assert list(texts) == ["csv", "md", "tex"]
     assert "Q-MVAE,95.10,1.00,94.00,1.00,92.20,0.30,64.20,1.00,90.00,1.00,81.30,0.50" in texts["csv"]
     markdown = texts["md"]
@@ -171,19 +173,19 @@ def test_one_seed_shows_no_deviation():
     one = metrics() | {"seeds": [0]}
     one["models"]["qmvae"]["cross"]["mnist_to_svhn"] = {"mean": 0.8, "std": 0.0, "seeds": [0.8]}
     words = tables.readable(tables.table(one, "cross"), TITLES)
-    assert words.loc["Q-MVAE"].iloc[0] == "80.0" and "(one seed)" in tables.caption(one, "Table 1")
+    assert words.loc["Q-MVAE"].iloc[0] == "80.0" and "(one seed)" in tables.caption(one, TITLES, "Table 1")
 
 
 def test_the_paired_test_is_scipys():
     from scipy.stats import ttest_rel
 
     text = metrics()
-    assert "needs" in tables.runner_up(text, "cross")
+    assert "needs" in tables.runner_up(text, TITLES, "cross")
     rival = copy.deepcopy(text["models"]["qmvae"])
     rival["cross"]["mnist_to_svhn"] |= {"mean": 0.85, "seeds": [0.84, 0.87]}
     text["models"]["dmvae"] = rival
     p = ttest_rel([0.89, 0.91], [0.84, 0.87]).pvalue
-    assert f"mnist_to_svhn +10.1 points over DMVAE (p = {p:.3g})" in tables.runner_up(text, "cross")
+    assert f"MNIST → SVHN subset: +10.1 points over DMVAE (p = {p:.3g})" in tables.runner_up(text, TITLES, "cross")
 
 
 def test_models_that_the_paper_does_not_compare_with_are_below_a_rule_and_no_rivals():
@@ -200,7 +202,7 @@ def test_models_that_the_paper_does_not_compare_with_are_below_a_rule_and_no_riv
         assert set(words.loc["CVAE"]) == {"n/a"} or part == "cross"
         for name, text_of in {"md": "not in the paper", "tex": "not in the paper", "csv": "CVAE"}.items():
             assert text_of in tables.render(tables.table(text, part), TITLES, "")[name]
-    assert "another model" in tables.runner_up(text, "cross")  # the paper's other models have no numbers here
+    assert "another model" in tables.runner_up(text, TITLES, "cross")  # the paper's other models have no numbers here
 
 
 def test_the_table_of_style_has_the_measures_of_models_with_private_codes():

@@ -15,9 +15,10 @@ import torch
 from tiny import ROOT, environment, make_data, write_params, write_project
 
 from qmvae.data.dataset import Split
-from qmvae.pipeline import artifacts, checkpoint, files, jobs, params, training
+from qmvae.pipeline import artifacts, checkpoint, files, jobs, params, tensor_files, training
 from qmvae.pipeline.schema import MODELS
 from qmvae.pipeline.stages import train as stage
+from qmvae.pipeline.threads import FreeThreads
 from qmvae.pipeline.training import Log, TrainingError
 from qmvae.train import BatchSampler, lr_scale, make_optimizer, training_steps
 
@@ -89,7 +90,7 @@ def test_training_lowers_the_loss_and_leaves_a_model_for_each_seed(project):
         rows = list(csv.DictReader(open(run.model_folder("qmvae", seed) / "log.csv")))
         assert [int(row["step"]) for row in rows] == list(range(5, 61, 5))
         assert float(rows[-1]["loss"]) < 0.8 * float(rows[0]["loss"])
-    first, second = (files.load_tensors(run.model_folder("qmvae", s) / "model.safetensors")[0] for s in (0, 1))
+    first, second = (tensor_files.load(run.model_folder("qmvae", s) / "model.safetensors")[0] for s in (0, 1))
     assert any(not torch.equal(first[key], second[key]) for key in first)
 
 
@@ -114,7 +115,7 @@ def test_bfloat16_follows_float32_and_its_weights_stay_float32(project, name):
         rows[precision] = [float(row["loss"]) for row in csv.DictReader(open(folder / "log.csv"))]
     assert rows["bfloat16"] != rows["float32"], "the precision changed nothing"
     assert rows["bfloat16"] == pytest.approx(rows["float32"], rel=0.05)
-    assert {t.dtype for t in files.load_tensors(folder / "model.safetensors")[0].values()} == {torch.float32}
+    assert {t.dtype for t in tensor_files.load(folder / "model.safetensors")[0].values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -167,7 +168,7 @@ def test_sigkill_in_the_middle_then_on_to_the_same_bytes(project):
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and not (run.artifacts / "models").exists()
     said = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
-    assert "goes on from step" in said
+    assert "continues from step" in said
     resumed = outcome(run.artifacts / "models")
     shutil.rmtree(run.artifacts / "progress")
     subprocess.run(command, cwd=project, check=True, capture_output=True)
@@ -222,13 +223,19 @@ def test_a_saved_model_loads_to_the_same_outputs(project):
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda f: (f / "model.json").unlink(), "model.json: not there; give a folder"),
+        (lambda f: (f / "model.json").unlink(), "model.json: file not found; give a folder"),
         (lambda f: (f / "model.json").write_text("{"), "model.json: cannot be read as JSON"),
         (lambda f: (f / "model.json").write_text('{"model": "gan"}'), "model.json: does not describe a model"),
-        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: not there"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04cposix\nsystem\n"), "not a whole safetensors file"),
-        (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]), "not a whole"),
-        (lambda f: files.save_tensors(f / "model.safetensors", {"a": torch.ones(1)}), "does not fit model.json"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: file not found"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04cposix\nsystem\n"),
+            "not a complete safetensors file",
+        ),
+        (
+            lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]),
+            "not a complete safetensors file",
+        ),
+        (lambda f: tensor_files.save(f / "model.safetensors", {"a": torch.ones(1)}), "does not fit model.json"),
     ],
 )
 def test_folders_that_are_no_model(tmp_path, damage, message):
@@ -308,16 +315,16 @@ def test_threads_follow_the_load_in_bfloat16_alone(monkeypatch):
     count = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
-        threads = jobs.FreeThreads("bfloat16")
+        threads = FreeThreads("bfloat16")
         for busy, expected in ((0.0, 4), (1.0, 3), (9.0, 1), (0.2, 4)):
             monkeypatch.setattr(threads, "read", lambda busy=busy: (threads.last[0] + 1, threads.last[1] + busy))
             threads.adapt(every=-1e9)
             assert torch.get_num_threads() == expected
-        jobs.FreeThreads("float32").adapt(every=-1e9)
+        FreeThreads("float32").adapt(every=-1e9)
         assert torch.get_num_threads() == 1
         monkeypatch.setenv("OMP_NUM_THREADS", "3")
         torch.set_num_threads(3)
-        assert not jobs.FreeThreads("float32").adapts and torch.get_num_threads() == 3
+        assert not FreeThreads("float32").adapts and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(count)
 

@@ -26,7 +26,7 @@ def executed(root: Path, preset: str, path: Path) -> nbformat.NotebookNode:
     done = root / "reports" / preset / "notebooks" / path.name
     cure = f"run `python -m qmvae notebook --preset {preset} {path.stem}`"
     if not done.is_file():
-        raise files.FileError(f"{done}: not there; {cure}")
+        raise files.FileError(f"{done}: file not found; {cure}")
     notebook = nbformat.read(done, as_version=4)
     if code(notebook) != code(nbformat.read(path, as_version=4)):
         raise files.FileError(f"{done}: of another version of {path.name}; {cure}")

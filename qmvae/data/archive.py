@@ -21,7 +21,7 @@ def find(folder: Path, name: str) -> Path:
         raise DataError(f"{path}: found a folder, expected a .npz file; move it away and put the file there")
     if not path.exists():
         cure = "put it there, name its folder as `folder` in params.yaml, or run `make repro PRESET=quick`"
-        raise DataError(f"{path}: not there, expected an archive with {', '.join(ARRAYS)}; {cure}")
+        raise DataError(f"{path}: file not found, expected an archive with {', '.join(ARRAYS)}; {cure}")
     return path
 
 
@@ -36,7 +36,7 @@ def read(folder: Path, name: str) -> tuple[str, dict[str, np.ndarray]]:
         if isinstance(error, DataError):
             raise
         expected = f"expected one with {', '.join(ARRAYS)}; it may be cut short, copy it again"
-        raise DataError(f"{path}: found no whole .npz file ({error}), {expected}") from None
+        raise DataError(f"{path}: found no complete .npz file ({error}), {expected}") from None
 
 
 def _array(path: Path, archive: zipfile.ZipFile, key: str) -> np.ndarray:

@@ -99,7 +99,7 @@ def _fetch(folder: Path, path: Path, urls: list[str], md5: str) -> Path:
                 return path
             except (OSError, RuntimeError, HTTPException) as error:
                 reasons.append(f"{url}: {error}")
-    state = "found a file with a wrong MD5 sum, cut short or altered" if path.exists() else "not there"
+    state = "found a file with a wrong MD5 sum, cut short or altered" if path.exists() else "file not found"
     raise DataError(f"{path}: {state}, and the download failed ({'; '.join(reasons)})\n{_cure(folder)}")
 
 

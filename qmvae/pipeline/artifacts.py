@@ -11,7 +11,7 @@ import torch
 from qmvae.data.dataset import Dataset, Split
 from qmvae.evaluate.classifiers import CLASSIFIERS
 from qmvae.model.base import MultimodalVAE
-from qmvae.pipeline import checkpoint, datasets, files, params
+from qmvae.pipeline import checkpoint, datasets, files, params, tensor_files
 from qmvae.pipeline.schema import Params
 
 
@@ -68,7 +68,7 @@ def load_classifiers(
         classifiers[name] = CLASSIFIERS[kind](shape, len(dataset.classes))
         what = f"a {kind} classifier for {name} images {shape} of {len(dataset.classes)} classes"
         expected = classifiers[name].state_dict()
-        weights = files.load_weights(path, expected, what, "train it on these images: run `dvc repro`")
+        weights = tensor_files.load_weights(path, expected, what, "train it on these images: run `dvc repro`")
         classifiers[name].load_state_dict(weights)
         classifiers[name].to(device).eval()
     return classifiers

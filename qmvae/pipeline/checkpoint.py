@@ -10,7 +10,7 @@ import torch
 
 from qmvae.model.base import MultimodalVAE
 from qmvae.model.networks import Shape
-from qmvae.pipeline import code, files, schema
+from qmvae.pipeline import code, files, schema, tensor_files
 
 CLASSES = {"translated": "TranslatedQMVAE"}  # of models whose class is not their name in capitals
 
@@ -37,7 +37,7 @@ def build_model(name: str, config: Any, shapes: Mapping[str, Shape], networks: M
 
 def save_model(folder: Path, model: MultimodalVAE, name: str, networks: Mapping[str, str], about: dict) -> None:
     """Write the two files. about: facts for people (preset, seed, steps, ...), kept in model.json. Raises FileError."""
-    files.save_tensors(folder / "model.safetensors", model.state_dict())
+    tensor_files.save(folder / "model.safetensors", model.state_dict())
     config = model.config.model_dump()
     files.save_json(
         folder / "model.json", {"model": name, "shapes": model.shapes, "nets": networks, "config": config, **about}
@@ -64,7 +64,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Multim
             expected = build_model(name, config, shapes, about["nets"]).state_dict()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise files.FileError(f"{folder / 'model.json'}: does not describe a model: {error!r}; {hint}") from None
-    weights = files.load_weights(folder / "model.safetensors", expected, "model.json", hint)
+    weights = tensor_files.load_weights(folder / "model.safetensors", expected, "model.json", hint)
     model = build_model(name, config, shapes, about["nets"])
     model.load_state_dict(weights)
     return model.to(device).eval()

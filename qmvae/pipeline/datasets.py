@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from qmvae.data.dataset import Dataset, Split
-from qmvae.pipeline import files
+from qmvae.pipeline import files, tensor_files
 
 
 def save_dataset(dataset: Dataset, folder: Path) -> None:
@@ -18,8 +18,8 @@ def save_dataset(dataset: Dataset, folder: Path) -> None:
     images = {f"{part}.{name}.images": t for part, split in splits.items() for name, t in split.images.items()}
     labels = {f"{part}.{name}.labels": t for part, split in splits.items() for name, t in split.labels.items()}
     titles = json.dumps(dataset.titles, ensure_ascii=False)  # in the modalities' order, which the pairs need
-    files.save_tensors(folder / "images.safetensors", images | labels, {"titles": titles})
-    files.save_tensors(folder / "pairs.safetensors", {part: split.pairs for part, split in splits.items()})
+    tensor_files.save(folder / "images.safetensors", images | labels, {"titles": titles})
+    tensor_files.save(folder / "pairs.safetensors", {part: split.pairs for part, split in splits.items()})
 
 
 def load_dataset(folder: Path, modalities: Collection[str], device: torch.device | str = "cpu") -> Dataset:
@@ -28,8 +28,8 @@ def load_dataset(folder: Path, modalities: Collection[str], device: torch.device
     Raises FileError if a file is missing or broken, or holds other modalities than these.
     """
     keep_freed_memory()
-    tensors, strings = files.load_tensors(folder / "images.safetensors", str(device))
-    pairs, _ = files.load_tensors(folder / "pairs.safetensors", str(device))
+    tensors, strings = tensor_files.load(folder / "images.safetensors", str(device))
+    pairs, _ = tensor_files.load(folder / "pairs.safetensors", str(device))
     try:
         titles = json.loads(strings["titles"])
         splits = []

@@ -1,6 +1,6 @@
 """Files that are either complete or absent: each is written under another name, flushed to disk, then renamed.
 
-Tensors are stored as safetensors, which hold numbers and a few strings and run no code when read. Nothing is unpickled.
+This module does not import torch, which takes a second or two: many short processes need it. See tensor_files.py.
 """
 
 import contextlib
@@ -8,14 +8,9 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-
-import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor
 
 
 class FileError(RuntimeError):
@@ -37,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     except OSError as error:
         raise FileError(
-            f"{path}: cannot be written: {error.strerror or error}; what was there before is kept"
+            f"{path}: cannot be written: {error.strerror or error}; the earlier file, if any, is kept"
         ) from None
     finally:
         with contextlib.suppress(OSError):
@@ -60,7 +55,7 @@ def load_json(path: Path, hint: str = "run `dvc repro`"):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileError(f"{path}: not there; {hint}") from None
+        raise FileError(f"{path}: file not found; {hint}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise FileError(f"{path}: cannot be read as JSON: {error}; delete it and {hint}") from None
 
@@ -83,43 +78,3 @@ def _sha256(path: Path, modified: int, size: int) -> bytes:
 def has_fingerprint(path: Path, fingerprint: str) -> bool:
     """Return whether a JSON file is there and names this fingerprint. Raises FileError if it is broken."""
     return path.exists() and load_json(path).get("fingerprint") == fingerprint
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors of any shapes and types, with a few strings, as one safetensors file."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as partial:
-        partial.write_bytes(safetensors.torch.save(tensors, dict(metadata or {}) or None))
-
-
-def load_tensors(
-    path: Path, device: str = "cpu", hint: str = "run `dvc repro`"
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of a safetensors file, on `device`, and its strings. FileError if it is missing or broken."""
-    try:
-        with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
-    except FileNotFoundError:
-        raise FileError(f"{path}: not there; {hint}") from None
-    except (OSError, safetensors.SafetensorError) as error:
-        raise FileError(f"{path}: not a whole safetensors file: {error}; delete it and {hint}") from None
-
-
-def load_weights(path: Path, expected: Mapping[str, Tensor], what: str, hint: str) -> dict[str, Tensor]:
-    """Return the weights of a safetensors file as float32; the file may have them as float16, as published ones do.
-
-    expected: tensors with the names, shapes and types that the weights must have. what: the thing that they belong to,
-    for the message. Raises FileError if the file is missing or broken, or if a tensor differs from what is expected.
-    """
-
-    def form(tensors: Mapping[str, Tensor], key: str) -> str:
-        return f"{tuple(tensors[key].shape)} {tensors[key].dtype}" if key in tensors else ""
-
-    stored, _ = load_tensors(path, hint=hint)
-    weights = {key: t.float() if t.dtype == torch.float16 else t for key, t in stored.items()}
-    for key in sorted(expected.keys() | weights.keys()):
-        found, wanted = form(weights, key), form(expected, key)
-        if found != wanted:
-            fault = f"{key} is {found or 'missing'}, expected {wanted or 'nothing of that name'}"
-            raise FileError(f"{path}: does not fit {what}: {fault}; {hint}")
-    return weights

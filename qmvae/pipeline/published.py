@@ -17,7 +17,7 @@ from torch import Tensor
 from qmvae.data import sources
 from qmvae.data.dataset import build
 from qmvae.evaluate.classifiers import CLASSIFIERS
-from qmvae.pipeline import checkpoint, code, datasets, files, params
+from qmvae.pipeline import checkpoint, code, datasets, files, params, tensor_files
 from qmvae.pipeline.schema import MODELS, Params
 from qmvae.pipeline.training import PACKAGE
 
@@ -34,13 +34,13 @@ def publish(run: Params) -> None:
     for name in run.models:
         trained, place = run.model_folder(name, run.seeds[0]), params.published_folder(folder, name)
         weights = checkpoint.load_model(trained).state_dict()
-        files.save_tensors(place / "model.safetensors", halved(trained / "model.safetensors", weights))
+        tensor_files.save(place / "model.safetensors", halved(trained / "model.safetensors", weights))
         for file in ("model.json", "log.csv"):
             copy(trained / file, place / file, "run `dvc repro`")
     for dropped in MODELS.keys() - {"qmvae", *run.models}:
         shutil.rmtree(folder / dropped, ignore_errors=True)
     for path in classifier_files(run, run.artifacts / "classifiers"):
-        files.save_tensors(folder / "classifiers" / path.name, halved(path, files.load_tensors(path)[0]))
+        tensor_files.save(folder / "classifiers" / path.name, halved(path, tensor_files.load(path)[0]))
     accuracy = run.artifacts / "classifiers" / "accuracy.json"
     copy(accuracy, folder / "classifiers" / accuracy.name, "run `dvc repro`")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -58,7 +58,7 @@ def halved(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def copy(source: Path, target: Path, hint: str = CURE) -> None:
     """Copy a file; the copy is complete or absent. Raises FileError; hint: what to do where there is no such file."""
     if not source.is_file():
-        raise files.FileError(f"{source}: not there; {hint}")
+        raise files.FileError(f"{source}: file not found; {hint}")
     with files.replacing(target) as partial:
         shutil.copyfile(source, partial)
 

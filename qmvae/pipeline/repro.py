@@ -37,10 +37,10 @@ def restore(root: Path) -> None:
             shutil.copyfile(lock, copy)
         elif lock.exists() and is_complete(copy):
             shutil.copyfile(copy, lock)
-            print(f"{name}: cut short by the last run's end; the copy from before that is restored, some stages rerun")
+            print(f"{name}: incomplete after the last run; restored from a copy, so some stages run again")
         elif lock.exists():
             lock.unlink()
-            print(f"{name}: cut short, removed; `git checkout {name}` brings the committed one back")
+            print(f"{name}: incomplete, so it was removed; `git checkout {name}` restores the committed file")
 
 
 def is_running(processes: Path) -> bool:
@@ -174,5 +174,5 @@ def repro(targets: list[str], preset: str | None, data: str | None) -> int:
             if status or stopped:
                 break
     if stopped:
-        print("\nstopped; `make repro` goes on from here, a model from its last checkpoint", file=sys.stderr)
+        print("\nstopped; `make repro` continues from here, a model from its last checkpoint", file=sys.stderr)
     return 130 if stopped else status

@@ -1,6 +1,6 @@
 """Training runs that survive a kill: `qmvae.train`'s loop with a log, a progress bar, checkpoints and fingerprints.
 
-A killed run that goes on from its checkpoint ends in the same bytes as a run that was never disturbed.
+A killed run that continues from its checkpoint ends in the same bytes as a run that was never disturbed.
 """
 
 import csv
@@ -16,16 +16,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from qmvae.data.dataset import Dataset
-from qmvae.pipeline import checkpoint, code, datasets, files
-from qmvae.pipeline.jobs import FreeThreads
+from qmvae.pipeline import checkpoint, code, datasets, files, tensor_files
 from qmvae.pipeline.schema import Params
+from qmvae.pipeline.threads import FreeThreads
 from qmvae.train import make_optimizer, training_steps
 
 PACKAGE = Path(__file__).parents[2]
 
 
 class TrainingError(RuntimeError):
-    """Training cannot start or go on; the message says why and what to do."""
+    """Training cannot start or continue; the message says why and what to do."""
 
 
 def resolve_device(run: Params) -> torch.device:
@@ -93,7 +93,7 @@ def train_seed(
     """
     settings, title = run.training[name], f"{name}, seed {seed}"
     if files.has_fingerprint(folder / "model.json", fingerprint):
-        print(f"{title}: kept, made earlier from the same parameters, images and code", flush=True)
+        print(f"{title}: kept: trained earlier with the same parameters, images and code", flush=True)
         return
     (folder / "model.json").unlink(missing_ok=True)
     device = dataset.train.pairs.device
@@ -106,7 +106,7 @@ def train_seed(
     path = folder / "checkpoint.safetensors"
     start, threads = resume(path, fingerprint, model, optimizer, log), FreeThreads(settings.precision)
     if start:
-        print(f"{title}: goes on from step {start:,} of {settings.steps:,}", flush=True)
+        print(f"{title}: continues from step {start:,} of {settings.steps:,}", flush=True)
     steps = training_steps(model, optimizer, dataset.train, settings, seed, start)
     bar = tqdm(steps, title, settings.steps, initial=start, disable=None)
     for step, terms in bar:
@@ -134,7 +134,7 @@ def save_state(path: Path, fingerprint: str, model, optimizer, log: Log, step: i
     tensors |= {"random": torch.get_rng_state(), "log": torch.tensor(log.rows, dtype=torch.float64)}
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
-    files.save_tensors(
+    tensor_files.save(
         path, tensors, {"step": str(step), "fingerprint": fingerprint, "columns": json.dumps(log.columns)}
     )
 
@@ -143,9 +143,9 @@ def resume(path: Path, fingerprint: str, model, optimizer, log: Log) -> int:
     """Restore what `save_state` wrote and return its step; 0 where there is no checkpoint with this fingerprint."""
     if not path.exists():
         return 0
-    tensors, about = files.load_tensors(path)
+    tensors, about = tensor_files.load(path)
     if about.get("fingerprint") != fingerprint:
-        print(f"{path}: from other parameters, images or code; training starts from step 0", flush=True)
+        print(f"{path}: made with other parameters, images or code; training starts from step 0", flush=True)
         return 0
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     weights = list(model.parameters())

@@ -145,28 +145,31 @@ def style(metrics: dict, titles: dict[str, str]) -> pd.DataFrame:
     return frame.dropna(how="all").fillna("n/a")
 
 
-def runner_up(metrics: dict, part: str) -> str:
+def runner_up(metrics: dict, titles: dict[str, str], part: str) -> str:
     """Return in words Q-MVAE against the best of the paper's other models by column: the paired t-test over seeds."""
     models = {name: model for name, model in metrics["models"].items() if name in PAPER_MODELS}
     ours, others = models.pop("qmvae", None), models
     if ours is None or not others or len(metrics["seeds"]) < 2:
         return "Q-MVAE against the runner-up: a paired test needs Q-MVAE, another model and two seeds at least."
-    lines = []
+    lines, names = [], directions(metrics["modalities"])
     for key, mine in ours[part].items():
         rivals = {name: values[part][key] for name, values in others.items() if key in values[part]}
         if rivals:
             name = max(rivals, key=lambda n: rivals[n]["mean"])
             test = ttest_rel(mine["seeds"], rivals[name]["seeds"])
             gap = 100 * (mine["mean"] - rivals[name]["mean"])
-            lines.append(f"{key} {gap:+.1f} points over {MODELS[name]} (p = {test.pvalue:.3g})")
+            words = " → ".join(titles[m] for m in names.get(key, ())) or titles.get(key, key)
+            lines.append(f"{words}: {gap:+.1f} points over {MODELS[name]} (p = {test.pvalue:.3g})")
     return f"Q-MVAE against the runner-up, paired t-test over {len(metrics['seeds'])} seeds: {'; '.join(lines)}."
 
 
-def caption(metrics: dict, what: str) -> str:
+def caption(metrics: dict, titles: dict[str, str], what: str) -> str:
     """Return `what`, and the conditions of the numbers: images, seeds, steps, device, accuracy of the classifiers."""
     models = {MODELS[name]: model for name, model in metrics["models"].items()}
     kinds = ("judges", "strong_judges")
-    standard, strong = (", ".join(f"{name} {value:.1%}" for name, value in metrics[kind].items()) for kind in kinds)
+    standard, strong = (
+        ", ".join(f"{titles[name]} {100 * value:.1f} %" for name, value in metrics[kind].items()) for kind in kinds
+    )
     steps = ", ".join(f"{title} {model['steps']:,} x {model['batch_size']}" for title, model in models.items())
     codes = ", ".join(
         f"{title} {model['codes']['shared']}" + (f" + {size} each" if (size := model["codes"]["private"]) else "")

@@ -7,9 +7,10 @@ import torch
 from qmvae.data.dataset import Dataset
 from qmvae.evaluate.classifiers import CLASSIFIERS, accuracy, fit
 from qmvae.model.networks import NETWORKS
-from qmvae.pipeline import artifacts, files
-from qmvae.pipeline.jobs import FreeThreads, side_by_side
+from qmvae.pipeline import artifacts, files, tensor_files
+from qmvae.pipeline.jobs import side_by_side
 from qmvae.pipeline.schema import Params
+from qmvae.pipeline.threads import FreeThreads
 from qmvae.pipeline.training import TrainingError, resolve_device
 
 
@@ -65,6 +66,6 @@ def train_networks(params: Params, dataset: Dataset, name: str) -> dict[str, flo
         fit(network, images, labels, title=title, lr=settings.lr, cooldown=cooldown, **batches)
         accuracies[kind] = accuracy(network, dataset.test.images[name], truth)
         if kind in CLASSIFIERS:
-            files.save_tensors(folder / f"{name}-{kind}.safetensors", network.state_dict())
+            tensor_files.save(folder / f"{name}-{kind}.safetensors", network.state_dict())
         print(f"{title}: {accuracies[kind]:.1%} of the test images", flush=True)
     return accuracies

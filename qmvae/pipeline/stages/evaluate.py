@@ -5,8 +5,9 @@ from typing import Any
 from qmvae.data.dataset import Dataset
 from qmvae.evaluate.evaluator import Evaluator
 from qmvae.pipeline import artifacts, code, files
-from qmvae.pipeline.jobs import FreeThreads, side_by_side
+from qmvae.pipeline.jobs import side_by_side
 from qmvae.pipeline.schema import Params
+from qmvae.pipeline.threads import FreeThreads
 from qmvae.pipeline.training import PACKAGE, resolve_device
 
 

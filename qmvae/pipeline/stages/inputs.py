@@ -1,9 +1,9 @@
 """Write a hash of each file that the preset reads: artifacts/<preset>/inputs.json."""
 
 import hashlib
-import json
 
 from qmvae.data.sources import files_read
+from qmvae.pipeline import files
 from qmvae.pipeline.schema import Params
 
 
@@ -16,6 +16,4 @@ def run(params: Params) -> None:
     for path in files_read(params.images.source, params.data, params.modalities):
         with open(path, "rb") as file:
             hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    params.artifacts.mkdir(parents=True, exist_ok=True)
-    # not by pipeline/files.py, which takes a second to import: this stage runs always, so that it may be cut short
-    (params.artifacts / "inputs.json").write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
+    files.save_json(params.artifacts / "inputs.json", hashes)

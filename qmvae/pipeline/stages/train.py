@@ -11,7 +11,7 @@ from qmvae.pipeline.training import fingerprint, progress_folder, resolve_device
 def run(params: Params, models: list[str], seed: int | None = None) -> None:
     """Train every seed of the models, side by side on a CPU, or one seed in this process.
 
-    A killed run goes on from its last checkpoint. The output folders are filled at the end, with finished seeds only.
+    A killed run continues from its last checkpoint. The output folders are filled at the end, with finished seeds only.
     Raises TrainingError or JobError.
     """
     if seed is not None:
@@ -20,7 +20,7 @@ def run(params: Params, models: list[str], seed: int | None = None) -> None:
     open_seeds = []
     for name, seed in ((name, seed) for name in models for seed in params.seeds):
         if files.has_fingerprint(progress_folder(params, name, seed) / "model.json", digests[name]):
-            print(f"{name}, seed {seed}: kept, made earlier from the same parameters, images and code", flush=True)
+            print(f"{name}, seed {seed}: kept: trained earlier with the same parameters, images and code", flush=True)
         else:
             open_seeds.append((name, seed))
     if len(open_seeds) > 1 and resolve_device(params).type == "cpu":
