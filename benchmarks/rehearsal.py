@@ -91,7 +91,8 @@ def main() -> None:
     protocol = document["presets"]["paper"]
     protocol["training"] |= {"steps": arguments.steps, "seeds": seeds, "log_every": 10, "checkpoint_every": 100}
     protocol["classifiers"] |= {"epochs": 1, "strong_steps": arguments.steps}
-    document |= {"preset": "paper", "models": models}
+    protocol["models"] = models
+    document["preset"] = "paper"
 
     columns = ["stage", "seconds", "memory, MiB", *(["GPU memory, MiB"] if device.type == "cuda" else [])]
     rows = []

@@ -113,14 +113,15 @@ def multivae(run: Params, name: str, split: Split, folder: Path) -> Contender:
                 raise Enough
 
     model = checkpoint.build_model(name, section, shapes, run.networks)
+    likelihoods = model.config.likelihood  # with weights in numbers
     description = getattr(models, f"{kind}Config")(
         n_modalities=len(shapes),
         latent_dim=section.shared,
         input_dims=shapes,
-        decoders_dist={m: likelihood.family for m, likelihood in section.likelihood.items()},
-        decoder_dist_params={m: {"scale": likelihood.scale} for m, likelihood in section.likelihood.items()},
+        decoders_dist={m: likelihood.family for m, likelihood in likelihoods.items()},
+        decoder_dist_params={m: {"scale": likelihood.scale} for m, likelihood in likelihoods.items()},
         uses_likelihood_rescaling=True,
-        rescale_factors={m: likelihood.weight for m, likelihood in section.likelihood.items()},
+        rescale_factors={m: likelihood.weight for m, likelihood in likelihoods.items()},
         **({"warmup": 1} if name == "mvae" else {"K": K}),
     )
     theirs = getattr(models, kind)(

@@ -92,11 +92,11 @@ def test_the_second_is_told_so_before_params_yaml_is_touched(checkout):
     assert (checkout / "params.yaml").read_bytes() == before
 
 
-def test_each_notebook_is_run_by_one_of_two_processes_after_the_numbers_and_before_the_last_check():
-    first, halves, last = repro.commands(ROOT, [])
-    assert first == [["repro", "metrics"]] and last == [["repro"]]
-    waits, once = "--wait-for-lock", "--single-item"
-    assert [half[:3] for half in halves] == [[waits, "repro", once]] * 2
+def test_classifiers_run_beside_the_models_and_each_notebook_in_one_of_two_processes():
+    images, training, metrics, halves, last = repro.commands(ROOT, [])
+    assert images == [["repro", "data"]] and metrics == [["repro", "metrics"]] and last == [["repro"]]
+    once = ["--wait-for-lock", "repro", "--single-item"]
+    assert training == [[*once, "classifiers"], [*once, "train"]] and [half[:3] for half in halves] == [once] * 2
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     run = [stages[name]["cmd"].split()[-1] for half in halves for name in half[3:]]
     in_pipeline = [path.stem for path in (ROOT / "notebooks").glob("*.ipynb") if path.stem[:2] not in ("10", "12")]
@@ -105,7 +105,11 @@ def test_each_notebook_is_run_by_one_of_two_processes_after_the_numbers_and_befo
     of_notebooks = {next(iter(o)) for half in halves for name in half[3:] for o in stages[name]["outs"]}
     needed = {dep for half in halves for name in half[3:] for dep in stages[name]["deps"]}
     assert of_notebooks <= outs and not of_notebooks & needed  # no notebook waits for another one
-    assert repro.commands(ROOT, ["metrics"]) == [[["repro", "metrics"]]]
+    assert repro.commands(ROOT, ["metrics"]) == [images, training, metrics]
+    assert repro.commands(ROOT, ["fig5"]) == [[["repro", "fig5"]]]
+    needs_only_images = {f"artifacts/${{item.preset}}/{what}" for what in ("data", "inputs.json")}
+    for name in ("classifiers", "train"):
+        assert {dep for dep in stages[name]["deps"] if "/code/" not in dep} <= needs_only_images
 
 
 FOLDERS = {  # what is wrong with a folder, and what is said then

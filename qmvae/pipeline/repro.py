@@ -125,14 +125,16 @@ def notebook_stages(root: Path) -> list[str]:
 def commands(root: Path, targets: list[str]) -> list[list[list[str]]]:
     """Return the arguments of `dvc` in groups: the commands of one group run at the same time.
 
-    A notebook computes little and uses one core, so the notebooks run in two processes. The last command runs all
-    other stages, and checks that all results are up to date.
+    The classifiers and the models need the images only, and each stage leaves a core idle at its end. A notebook computes
+    little and uses one core. So these run in two processes. The last command runs all other stages, and checks that all
+    results are up to date.
     """
     names = notebook_stages(root)
-    if targets or len(names) < 2:
+    if targets not in ([], ["metrics"]) or len(names) < 2:
         return [[["repro", *targets]]]
-    halves = [["--wait-for-lock", "repro", "--single-item", *names[i::2]] for i in (0, 1)]
-    return [[["repro", "metrics"]], halves, [["repro"]]]
+    once = ["--wait-for-lock", "repro", "--single-item"]
+    numbers = [[["repro", "data"]], [[*once, "classifiers"], [*once, "train"]], [["repro", "metrics"]]]
+    return numbers if targets else [*numbers, [[*once, *names[i::2]] for i in (0, 1)], [["repro"]]]
 
 
 def run_group(root: Path, group: list[list[str]], lock: int) -> tuple[int, bool]:
