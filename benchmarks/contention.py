@@ -120,8 +120,9 @@ def main() -> None:
         settings = params.load(preset).training["qmvae"]
         order = list(dict.fromkeys(frame["case"]))
         rounds = frame[frame.preset == preset].pivot(index="round", columns="case", values="ms a step")[order]
+        rounds = rounds.add_prefix(f"{preset}: ")
         text += f"\n\nQ-MVAE, as in `{preset}`: batches of {settings.batch_size}, {settings.precision}\n\n"
-        text += markdown(compared(rounds, REFERENCE, "ms a step")).rstrip()
+        text += markdown(compared(rounds, f"{preset}: {REFERENCE}", "ms a step")).rstrip()
     files.save_text(params.find_root() / "reports" / "bench" / "contention.csv", frame.to_csv(index=False))
     return save("contention.md", text + "\n")
 

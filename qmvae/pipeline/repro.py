@@ -125,9 +125,9 @@ def notebook_stages(root: Path) -> list[str]:
 def commands(root: Path, targets: list[str]) -> list[list[list[str]]]:
     """Return the arguments of `dvc` in groups: the commands of one group run at the same time.
 
-    The classifiers and the models need the images only, and each stage leaves a core idle at its end. A notebook computes
-    little and uses one core. So these run in two processes. The last command runs all other stages, and checks that all
-    results are up to date.
+    The classifiers and the models need the images only, and each of these stages leaves a core idle at its end. A
+    notebook computes little and uses one core. So these run in two processes. The last command runs all other stages,
+    and checks that all results are up to date.
     """
     names = notebook_stages(root)
     if targets not in ([], ["metrics"]) or len(names) < 2:
