@@ -272,8 +272,11 @@ def difference(found, expected):
         (torch.float32, True, 1e-6, 2e-2),
     ],
 )
-def test_two_passes_against_one(monkeypatch, dtype, autocast, epsilon, tolerance):
+@pytest.mark.parametrize("at_once", [mmvae.AT_ONCE, 0])
+def test_two_passes_against_one(monkeypatch, at_once, dtype, autocast, epsilon, tolerance):
     monkeypatch.setattr(mmvae, "CHUNK", 50)  # of 288 samples: the last chunk is smaller
+    monkeypatch.setattr(mmvae, "AT_ONCE", at_once)
+    monkeypatch.setattr(mmvae, "GRADIENT_CHUNK", 7)
     terms, gradients = terms_and_gradients(*pointed(0, dtype), autocast)
     found, found_gradients = terms_and_gradients(*pointed(epsilon, dtype), autocast)
     assert 1 < terms["effective_samples"] < 4
@@ -379,9 +382,29 @@ def test_broken_images_give_a_loss_that_shows_it():
     assert model.objective(images, labels)["loss"].isnan()
 
 
-@pytest.mark.parametrize("epsilon", [0, 1e-6])
-def test_a_compiled_objective_has_the_same_gradients(epsilon):
+def test_the_second_pass_holds_one_chunk_of_activations(monkeypatch):
+    """Nearly all samples count at first. All at once, their activations took 5 GB with K = 30."""
+    monkeypatch.setattr(mmvae, "AT_ONCE", 0)
+    monkeypatch.setattr(mmvae, "GRADIENT_CHUNK", 7)
+    model, images, labels = pointed(1e-14)
+    decode, calls = model.decode, []
+
+    def decoded(name, z, h):
+        if torch.is_grad_enabled():
+            calls.append(len(z))
+        return decode(name, z, h)
+
+    monkeypatch.setattr(model, "decode", decoded)
+    loss = model.objective(images, labels)["loss"]
+    forward = sum(calls)
+    loss.backward()
+    assert max(calls) == 7 and sum(calls) == 2 * forward > 0  # the backward pass decodes them again
+
+
+@pytest.mark.parametrize("epsilon, at_once", [(0, mmvae.AT_ONCE), (1e-6, mmvae.AT_ONCE), (1e-6, 0)])
+def test_a_compiled_objective_has_the_same_gradients(monkeypatch, epsilon, at_once):
     """The first pass breaks the graph; a hook on z registered after the break must still see all of its gradient."""
+    monkeypatch.setattr(mmvae, "AT_ONCE", at_once)
     model, images, labels = pointed(epsilon)
     compiled = torch.compile(model.objective, backend="aot_eager")
     terms, gradients = terms_and_gradients(model, images, labels)

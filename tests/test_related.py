@@ -371,9 +371,11 @@ def test_mmvaeplus_takes_the_private_codes_of_other_modalities_from_the_auxiliar
     assert own.shape == (2, 1, 1, 10) and own[0, 0, 0].tolist() == [True] * 7 + [False] * 3
 
 
+@pytest.mark.parametrize("at_once", [mmvae.AT_ONCE, 0])
 @pytest.mark.parametrize("objective", ["iwae", "dreg"])
-def test_mmvaeplus_gradient_in_two_passes_is_that_in_one(monkeypatch, objective):
+def test_mmvaeplus_gradient_in_two_passes_is_that_in_one(monkeypatch, objective, at_once):
     monkeypatch.setattr(mmvae, "CHUNK", 50)
+    monkeypatch.setattr(mmvae, "AT_ONCE", at_once)
     found = []
     for epsilon in (0, 1e-9):
         model, images, labels = make("mmvaeplus", 3, objective=objective, epsilon=epsilon, samples=8)

@@ -6,11 +6,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from qmvae.model.base import Images, MultimodalVAE
 from qmvae.model.networks import Encoder
 
 CHUNK = 512  # samples of z that the pass without gradients decodes at a time: 60 MB for images of 32x32
+GRADIENT_CHUNK = 256  # samples that the second pass decodes at a time if they are more than AT_ONCE: 0.2 GB
+AT_ONCE = 768
 
 
 class Laplace(NamedTuple):
@@ -188,7 +191,8 @@ class MMVAE(MultimodalVAE):
 
         With two passes, the samples with w~_k <= epsilon have the value from the first pass. They have the gradient of
         log_ratio, but not that of ln p(x_i|z_k). The values of bound and weights are those of one pass. The gradient
-        lacks terms whose weights w~_k sum to at most K epsilon.
+        lacks terms whose weights w~_k sum to at most K epsilon. Early in training nearly all samples count. Then the
+        backward pass decodes them a third time, GRADIENT_CHUNK at a time, which bounds the memory.
 
         log_ratio: ln p(z_k) - ln q(z_k|x_1, ..., x_M), (M, K, N). z: (M, K, N, D). first: the results of `first_pass`,
         or None for one pass.
@@ -198,7 +202,13 @@ class MMVAE(MultimodalVAE):
             return self.add_log_likelihoods(images, *flat).view_as(log_ratio)
         log_w, kept = first
         log_w = log_w + (flat[0] - flat[0].detach())  # adds the gradient of log_ratio and the value 0
-        second = self.add_log_likelihoods(images, *(part[kept] for part in flat))
+        counted = [part[kept] for part in flat]
+        if len(kept) <= AT_ONCE:
+            second = self.add_log_likelihoods(images, *counted)
+        else:
+            chunks = zip(*(part.split(GRADIENT_CHUNK) for part in counted), strict=True)
+            decoded = (checkpoint(self.add_log_likelihoods, images, *chunk, use_reentrant=False) for chunk in chunks)
+            second = torch.cat(list(decoded))
         return log_w.scatter(0, kept, second).view_as(log_ratio)
 
     def add_log_likelihoods(self, images: Images, log_ratio: Tensor, codes: Tensor, pairs: Tensor) -> Tensor:
