@@ -383,7 +383,7 @@ def test_broken_images_give_a_loss_that_shows_it():
 
 
 def test_the_second_pass_holds_one_chunk_of_activations(monkeypatch):
-    """Nearly all samples count at first. All at once, their activations took 5 GB with K = 30."""
+    """In the first steps nearly all samples count. All at once, their activations took 5 GB with K = 30."""
     monkeypatch.setattr(mmvae, "AT_ONCE", 0)
     monkeypatch.setattr(mmvae, "GRADIENT_CHUNK", 7)
     model, images, labels = pointed(1e-14)

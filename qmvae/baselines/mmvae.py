@@ -191,7 +191,7 @@ class MMVAE(MultimodalVAE):
 
         With two passes, the samples with w~_k <= epsilon have the value from the first pass. They have the gradient of
         log_ratio, but not that of ln p(x_i|z_k). The values of bound and weights are those of one pass. The gradient
-        lacks terms whose weights w~_k sum to at most K epsilon. Early in training nearly all samples count. Then the
+        lacks terms whose weights w~_k sum to at most K epsilon. In the first steps nearly all samples count. Then the
         backward pass decodes them a third time, GRADIENT_CHUNK at a time, which bounds the memory.
 
         log_ratio: ln p(z_k) - ln q(z_k|x_1, ..., x_M), (M, K, N). z: (M, K, N, D). first: the results of `first_pass`,
