@@ -128,7 +128,7 @@ def qualifies(row: dict[str, str]) -> bool:
 
 
 def tradeoff(rows: list[dict[str, str]], titles: Mapping[str, str]) -> pd.DataFrame:
-    """Return accuracy and style of the runs that differ in their private KL weights only, for figures.tradeoff.
+    """Return accuracy and style of the runs that differ in their private KL weights only, for plots.tradeoff.
 
     A line has the runs of one model and one number of steps, three or more. Accuracy is that of cross-generation by the
     stronger classifier, in %. Style is the mean R2 over the target's measures. `chosen` is the run of each line with

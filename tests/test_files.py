@@ -78,7 +78,8 @@ def test_a_full_disk_is_a_clear_error_and_keeps_the_file(tmp_path, writer, room)
     WRITERS[writer](tmp_path, 10)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert before
-    with room_for(room), pytest.raises(files.FileError, match="cannot be written: .* earlier file, if any, is kept"):
+    kept = "cannot be written: .* the earlier file, if any, is kept"
+    with room_for(room), pytest.raises(files.FileError, match=kept):
         WRITERS[writer](tmp_path, 300)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 

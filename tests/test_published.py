@@ -176,7 +176,11 @@ def weights(change):
         ("model.safetensors", lambda path: path.write_bytes(b"cut"), "not a complete safetensors file"),
         ("dmvae/model.safetensors", weights(lambda t: {k: v.double() for k, v in t.items()}), "float64"),
         ("mvae/model.safetensors", weights(lambda t: {k: v[..., :1] for k, v in t.items()}), "does not fit model.json"),
-        ("classifiers/svhn-strong.safetensors", lambda path: path.unlink(), "strong.safetensors: file not found"),
+        (
+            "classifiers/svhn-strong.safetensors",
+            lambda path: path.unlink(),
+            "strong.safetensors: file not found; restore",
+        ),
         ("classifiers/accuracy.json", lambda path: path.unlink(), "accuracy.json: file not found; restore"),
         ("../metrics.json", lambda path: path.unlink(), "metrics.json: file not found; restore"),
     ],

@@ -96,6 +96,11 @@ def cell(mean: float | None, std: float | None, digits: int = 1) -> str:
     return f"{mean:.{digits}f}" if pd.isna(std) else f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
+def in_words(key: str, titles: dict[str, str]) -> str:
+    """Return a key of Tables 1 and 2 in words: `a → b` for <a>_to_<b>, the title of a modality, or `both` as it is."""
+    return " → ".join(titles[name] for name in directions(titles).get(key, ())) or titles.get(key, key)
+
+
 def readable(frame: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
     """Return the same table with one cell for mean and std, and headings in words. titles: by modality, in order.
 
@@ -104,8 +109,7 @@ def readable(frame: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
 
     def heading(key: str, whose: str) -> str:
         named = {name: name.upper() for name in titles} if whose == "paper" else titles
-        words = " → ".join(named[name] for name in directions(titles).get(key, ())) or named.get(key, key)
-        return f"{words} ({WHOSE[whose]})"
+        return f"{in_words(key, named)} ({WHOSE[whose]})"
 
     columns = list(dict.fromkeys((key, whose) for key, whose, _ in frame.columns))
     words = pd.DataFrame(
@@ -151,15 +155,14 @@ def runner_up(metrics: dict, titles: dict[str, str], part: str) -> str:
     ours, others = models.pop("qmvae", None), models
     if ours is None or not others or len(metrics["seeds"]) < 2:
         return "Q-MVAE against the runner-up: a paired test needs Q-MVAE, another model and two seeds at least."
-    lines, names = [], directions(metrics["modalities"])
+    lines = []
     for key, mine in ours[part].items():
         rivals = {name: values[part][key] for name, values in others.items() if key in values[part]}
         if rivals:
             name = max(rivals, key=lambda n: rivals[n]["mean"])
             test = ttest_rel(mine["seeds"], rivals[name]["seeds"])
             gap = 100 * (mine["mean"] - rivals[name]["mean"])
-            words = " → ".join(titles[m] for m in names.get(key, ())) or titles.get(key, key)
-            lines.append(f"{words}: {gap:+.1f} points over {MODELS[name]} (p = {test.pvalue:.3g})")
+            lines.append(f"{in_words(key, titles)}: {gap:+.1f} points over {MODELS[name]} (p = {test.pvalue:.3g})")
     return f"Q-MVAE against the runner-up, paired t-test over {len(metrics['seeds'])} seeds: {'; '.join(lines)}."
 
 
