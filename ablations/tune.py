@@ -69,7 +69,8 @@ def tune(run: params.Params, tuning: Tuning, name: str, dataset: Dataset) -> dic
     entry, chosen = tuning.runs[name], tuning.validation
     device, folder = dataset.train.pairs.device, run.artifacts / "progress" / "tuning" / name
     folder.mkdir(parents=True, exist_ok=True)
-    run, row = with_entry(run, name, entry), {"name": name} | entry.model_dump() | {"commit": commit()}
+    run, row = with_entry(run, name, entry), {"name": name} | entry.model_dump()
+    row |= {"commit": commit(), "device": device.type}
     row["changes"] = json.dumps(entry.changes)
     digest = f"{training.fingerprint(run, entry.model)} {chosen.model_dump_json()}"
     training.train_seed(run, entry.model, entry.seed, dataset, folder, digest)
