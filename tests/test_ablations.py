@@ -63,5 +63,5 @@ def test_from_training_to_the_report(project, capsys):
     before = (run.artifacts / "ablations" / "as_it_is.json").read_bytes()
     capsys.readouterr()
     ablate.ablate(run, "as_it_is")
-    assert "kept: trained earlier" in capsys.readouterr().out
+    assert "kept, trained earlier" in capsys.readouterr().out
     assert (run.artifacts / "ablations" / "as_it_is.json").read_bytes() == before

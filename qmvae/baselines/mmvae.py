@@ -12,8 +12,8 @@ from qmvae.model.base import Images, MultimodalVAE
 from qmvae.model.networks import Encoder
 
 CHUNK = 512  # samples of z that the pass without gradients decodes at a time: 60 MB for images of 32x32
-GRADIENT_CHUNK = 256  # samples that the second pass decodes at a time if they are more than AT_ONCE: 0.2 GB
-AT_ONCE = 768
+AT_ONCE = 768  # if a step has no more samples, the second pass decodes what counts of them at once: at most 0.6 GB
+GRADIENT_CHUNK = 256  # else so many samples at a time: 0.2 GB
 
 
 class Laplace(NamedTuple):
@@ -191,8 +191,9 @@ class MMVAE(MultimodalVAE):
 
         With two passes, the samples with w~_k <= epsilon have the value from the first pass. They have the gradient of
         log_ratio, but not that of ln p(x_i|z_k). The values of bound and weights are those of one pass. The gradient
-        lacks terms whose weights w~_k sum to at most K epsilon. In the first steps nearly all samples count. Then the
-        backward pass decodes them a third time, GRADIENT_CHUNK at a time, which bounds the memory.
+        lacks terms whose weights w~_k sum to at most K epsilon. In the first steps nearly all samples count. So with
+        more than AT_ONCE samples in all, the backward pass decodes those that count a third time, GRADIENT_CHUNK at a
+        time, which bounds the memory.
 
         log_ratio: ln p(z_k) - ln q(z_k|x_1, ..., x_M), (M, K, N). z: (M, K, N, D). first: the results of `first_pass`,
         or None for one pass.
@@ -203,7 +204,7 @@ class MMVAE(MultimodalVAE):
         log_w, kept = first
         log_w = log_w + (flat[0] - flat[0].detach())  # adds the gradient of log_ratio and the value 0
         counted = [part[kept] for part in flat]
-        if len(kept) <= AT_ONCE:
+        if log_w.numel() <= AT_ONCE:
             second = self.add_log_likelihoods(images, *counted)
         else:
             chunks = zip(*(part.split(GRADIENT_CHUNK) for part in counted), strict=True)

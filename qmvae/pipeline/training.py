@@ -93,7 +93,7 @@ def train_seed(
     """
     settings, title = run.training[name], f"{name}, seed {seed}"
     if files.has_fingerprint(folder / "model.json", fingerprint):
-        print(f"{title}: kept: trained earlier with the same parameters, images and code", flush=True)
+        print(f"{title}: kept, trained earlier with the same parameters, images and code", flush=True)
         return
     (folder / "model.json").unlink(missing_ok=True)
     device = dataset.train.pairs.device

@@ -20,7 +20,7 @@ def run(params: Params, models: list[str], seed: int | None = None) -> None:
     open_seeds = []
     for name, seed in ((name, seed) for name in models for seed in params.seeds):
         if files.has_fingerprint(progress_folder(params, name, seed) / "model.json", digests[name]):
-            print(f"{name}, seed {seed}: kept: trained earlier with the same parameters, images and code", flush=True)
+            print(f"{name}, seed {seed}: kept, trained earlier with the same parameters, images and code", flush=True)
         else:
             open_seeds.append((name, seed))
     if len(open_seeds) > 1 and resolve_device(params).type == "cpu":
