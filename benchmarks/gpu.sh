@@ -4,7 +4,7 @@
 # FOLDER gets each result when it is there, so that a machine that is taken away loses one step at most. MINUTES (default
 # 8) limits a step. The steps need torch and the packages of pyproject.toml, and no network. MultiVae is measured beside
 # ours where PYTHONPATH has it (see `make bench`); ARCHIVES, a folder with mnist.npz and svhn.npz, adds the runs on them.
-# Eight processes share the runs of ablations/tuning.yaml that have no row yet: one process leaves a GPU idle most of the time.
+# Eight processes share the runs of ablations/tuning.yaml that have no row yet.
 set -u
 folder=${1:?"usage: benchmarks/gpu.sh FOLDER"}
 mkdir -p "$folder"
