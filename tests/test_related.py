@@ -31,7 +31,7 @@ SECTIONS = {
     "jmvae": {"features": 6, "alpha": 0.1, "kl": 1.0, "warm_up": 0.0},
     "mopoe": {"kl": 2.5, "prior_expert": True},
     "cvae": {"features": 6, "kl": 1.0, "warm_up": 0.0},
-    "vcca": {"private": 3, "kl_shared": 2.0, "kl_private": {"mnist": 1.5, "svhn": 2.5, "third": 0.5}},
+    "vcca": {"private": 3, "kl_shared": 2.0, "kl_private": {"mnist": 1.5, "svhn": 2.5, "third": 0.5}, "dropout": 0.0},
     "mmvaeplus": {"private": 3, "objective": "dreg", "samples": 3, "epsilon": 1e-6, "kl": 2.5},
 }
 
@@ -310,6 +310,19 @@ def test_vcca_objective(recorded, count):
         torch.testing.assert_close(terms[f"bound_{m}"], bound.mean())
     mean = sum(terms[f"bound_{m}"] for m in images) / count
     torch.testing.assert_close(terms["loss"], -mean)
+
+
+def test_vcca_dropout_of_the_samples():
+    """In training an entry is 0 or twice its value; a decoder that only sums its input shows it. In evaluation, none."""
+    model, images, labels = make("vcca", rows=500, dropout=0.5)
+    seen = []
+    model.decode = lambda m, z, h: seen.append((z, h)) or torch.full((len(z), *SHAPES[m]), 0.5, dtype=z.dtype)
+    model.objective(images, labels)
+    for code in (code for codes in seen for code in codes):
+        assert 0.45 < (code == 0).double().mean() < 0.55
+    seen.clear()
+    model.eval().objective(images, labels)
+    assert all((code != 0).all() for codes in seen for code in codes)
 
 
 def test_vcca_mixture_of_several_modalities():

@@ -57,11 +57,12 @@ class MMVAEPLUS(MMVAE):
         So the private code of x_i never helps to reconstruct x_i from another modality, but z must.
         K is `samples`, lambda_i are the likelihood weights, and beta is `kl`.
 
-        `objective: iwae` has the gradient of L_m. `objective: dreg` has the estimator of the public code. It omits the
-        densities' direct gradient to the encoders and multiplies their gradient through z_m^k and h_m^k by the
-        normalised weight of sample k. For K > 1 it is biased where experts overlap, as is MMVAE's without its mixture
-        correction (see mmvae.doubly_reparameterised), and where beta is not 1. That correction would need each z_m^k
-        decoded with the h of every expert. For K = 1 both have the same expectation.
+        `objective: iwae` has the gradient of L_m. So has the public code with both of its objectives: its hook, which
+        should weight the gradients, is on a tensor outside the graph. `objective: dreg` is MultiVae's estimator. It
+        omits the densities' direct gradient to the encoders and multiplies their gradient through z_m^k and h_m^k by
+        the normalised weight of sample k. For K > 1 it is biased where experts overlap, as is MMVAE's without its
+        mixture correction (see mmvae.doubly_reparameterised), and where beta is not 1. That correction would need each
+        z_m^k decoded with the h of every expert. For K = 1 both have the same expectation.
 
         The terms are `bound_<modality>`, which is L_m, and `effective_samples`, as in MMVAE.
         """

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from qmvae.model.base import Images, MultimodalVAE
 from qmvae.model.gaussian import Gaussian
@@ -48,7 +49,8 @@ class VCCA(MultimodalVAE):
     know no code of the authors. We also read a follow-up's (Tang et al. 2017), in `edchengg/VCCA-StudyNotes`.
 
     The paper applies dropout to all layers and to the samples of z and h. It reports that dropout helps much, and
-    expects it to keep h from reconstructing an image without z. We leave it out, since no other model here has any.
+    expects it to keep h from reconstructing an image without z. `dropout` is that of the samples. The layers have none,
+    since all models here share their networks.
     """
 
     is_fused = False  # no rule combines q(z|x) and q(z|y) into one code, so Table 2 has no entry for both modalities
@@ -72,7 +74,8 @@ class VCCA(MultimodalVAE):
         L_m is Eq. 13 of the paper with modality m as the view that z is inferred from. bi-VCCA has
         mu L_x + (1 - mu) L_y; here mu is 1/2, and 1/M with M modalities. lambda_i are the likelihood weights, beta is
         `kl_shared` and beta_i is `kl_private`. All are 1 in Eq. 13. On one of its data sets, MIR-Flickr, the paper
-        tunes a KL weight, to 1e-4. One sample estimates each expectation.
+        tunes a KL weight, to 1e-4. One sample estimates each expectation. In training each of its entries is set to 0
+        with the probability `dropout`, and the others are divided by 1 - `dropout`.
 
         The terms are `bound_<modality>`, which is L_m, and without weights `kl_shared_<m>` and `kl_private_<m>`.
         """
@@ -84,9 +87,11 @@ class VCCA(MultimodalVAE):
 
         divergence = torch.stack([config.kl_private[m] * terms[f"kl_private_{m}"] for m in images]).sum()
         bounds = {m: -config.kl_shared * terms[f"kl_shared_{m}"] - divergence for m in images}
-        codes = torch.cat([q.rsample() for q in shared.values()])  # (M N, shared): one decoder call for all L_m
+        samples = torch.cat([q.rsample() for q in shared.values()])  # (M N, shared): one decoder call for all L_m
+        codes = F.dropout(samples, config.dropout, self.training)
         for i, x in images.items():
             h = Gaussian(*(part.repeat(len(images), 1) for part in private[i])).rsample()
+            h = F.dropout(h, config.dropout, self.training)
             log_p = self.log_likelihood(i, self.decode(i, codes, h), x.repeat(len(images), 1, 1, 1))
             for m, part in zip(images, log_p.chunk(len(images)), strict=True):
                 bounds[m] = bounds[m] + config.likelihood[i].weight * part.mean()

@@ -216,6 +216,7 @@ class VCCA(Section):
     likelihood: dict[Name, Likelihood]
     kl_shared: Weight
     kl_private: dict[Name, Weight]
+    dropout: Annotated[float, Field(ge=0, lt=1)]  # of the sampled codes, in training
     test_time: TestTime
 
 
