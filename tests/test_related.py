@@ -313,7 +313,7 @@ def test_vcca_objective(recorded, count):
 
 
 def test_vcca_dropout_of_the_samples():
-    """In training an entry is 0 or twice its value; a decoder that only sums its input shows it. In evaluation, none."""
+    """In training, half of the entries that the decoder receives are 0; in evaluation, none is."""
     model, images, labels = make("vcca", rows=500, dropout=0.5)
     seen = []
     model.decode = lambda m, z, h: seen.append((z, h)) or torch.full((len(z), *SHAPES[m]), 0.5, dtype=z.dtype)

@@ -13,7 +13,7 @@ from qmvae.model.networks import Encoder
 
 CHUNK = 512  # samples of z that the pass without gradients decodes at a time: 60 MB for images of 32x32
 AT_ONCE = 768  # if a step has no more samples, the second pass decodes what counts of them at once: at most 0.6 GB
-GRADIENT_CHUNK = 256  # else so many samples at a time: 0.2 GB
+GRADIENT_CHUNK = 128  # else so many samples at a time: 0.1 GB
 
 
 class Laplace(NamedTuple):
@@ -203,13 +203,14 @@ class MMVAE(MultimodalVAE):
             return self.add_log_likelihoods(images, *flat).view_as(log_ratio)
         log_w, kept = first
         log_w = log_w + (flat[0] - flat[0].detach())  # adds the gradient of log_ratio and the value 0
-        counted = [part[kept] for part in flat]
         if log_w.numel() <= AT_ONCE:
-            second = self.add_log_likelihoods(images, *counted)
+            second = self.add_log_likelihoods(images, *(part[kept] for part in flat))
         else:
-            chunks = zip(*(part.split(GRADIENT_CHUNK) for part in counted), strict=True)
+            # some samples twice, so that all chunks have one size: freed memory of other sizes is not used again
+            full = kept[torch.arange(-len(kept) % GRADIENT_CHUNK + len(kept), device=kept.device) % len(kept)]
+            chunks = zip(*(part[full].split(GRADIENT_CHUNK) for part in flat), strict=True)
             decoded = (checkpoint(self.add_log_likelihoods, images, *chunk, use_reentrant=False) for chunk in chunks)
-            second = torch.cat(list(decoded))
+            second = torch.cat(list(decoded))[: len(kept)]
         return log_w.scatter(0, kept, second).view_as(log_ratio)
 
     def add_log_likelihoods(self, images: Images, log_ratio: Tensor, codes: Tensor, pairs: Tensor) -> Tensor:
