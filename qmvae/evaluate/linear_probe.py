@@ -23,6 +23,7 @@ def encode(encoder: Callable[[Tensor], Any], images: Tensor) -> Any:
     return type(parts[0])(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
+@torch.no_grad()
 def linear_probe(model: MultimodalVAE, dataset: Dataset, indices: Tensor) -> tuple[dict[str, float], dict[str, float]]:
     """Return Table 2's accuracies (section 4.3), fractions of 1, and the expected calibration errors, not in the paper.
 
