@@ -272,6 +272,20 @@ def test_cvae_says_what_it_has_not():
             model.cross_generate(given, "svhn")
 
 
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "cvae"])
+def test_the_evaluator_measures_each_model(name):
+    """JMVAE's codes of both images wanted a gradient, so its evaluation failed after the training."""
+    names = ("mnist", "svhn")
+    dataset = test_evaluation.flat_dataset(3, names)
+    config = SimpleNamespace(**SECTIONS[name] | {"shared": 4, "test_time": "sample"})
+    config.likelihood = {m: SimpleNamespace(**LIKELIHOOD[m]) for m in names}
+    model = MODELS[name](dataset.shapes, dict.fromkeys(names, "mlp"), config)
+    networks = [{name: kind(3) for name in names} for kind in (test_evaluation.Reader, test_evaluation.Off)]
+    found = Evaluator(dataset, *networks, 40, "all", seed=0).evaluate(model)
+    assert found["linear"].keys() == {*names, *(["both"] if model.is_fused else [])}
+    assert found["coherence"] and found["probes"] and ("style" in found) == bool(model.sizes["private"])
+
+
 def test_the_evaluator_skips_what_cvae_has_not():
     names = ("mnist", "svhn")
     dataset = test_evaluation.flat_dataset(3, names)
