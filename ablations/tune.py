@@ -5,12 +5,13 @@ a row or that another process has begun. So two terminals share the work.
 """
 
 import argparse
+import contextlib
 import csv
 import fcntl
 import io
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -91,10 +92,17 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
 
 
-def add_row(path: Path, row: dict[str, Any], locks: Path) -> None:
-    """Append a row to tuning.csv, which gains the columns that it lacks. Other processes wait meanwhile."""
+@contextlib.contextmanager
+def alone(locks: Path) -> Iterator[None]:
+    """Let other processes that tune wait, so that one at a time writes tuning.csv and the figure."""
     with open(locks / "rows.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def add_row(path: Path, row: dict[str, Any], locks: Path) -> None:
+    """Append a row to tuning.csv, which gains the columns that it lacks."""
+    with alone(locks):
         rows: list[dict[str, Any]] = [*read_rows(path), row]
         text = io.StringIO()
         columns = list(dict.fromkeys(column for row in rows for column in row))
@@ -184,8 +192,9 @@ def run_all(run: params.Params, names: list[str]) -> None:
             add_row(path, row, locks)
             told = [f"{key} {value}" for key, value in row.items() if key.startswith(("cross_strong", "style"))]
             print(f"{name}: {', '.join(told)}", flush=True)
-    if not (frame := tradeoff(read_rows(path), whole.titles)).empty:
-        artifacts.save_figure(run, plots.tradeoff(frame), "tradeoff")
+    with alone(locks):
+        if not (frame := tradeoff(read_rows(path), whole.titles)).empty:
+            artifacts.save_figure(run, plots.tradeoff(frame), "tradeoff")
 
 
 def main() -> None:
