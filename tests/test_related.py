@@ -272,28 +272,27 @@ def test_cvae_says_what_it_has_not():
             model.cross_generate(given, "svhn")
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "cvae"])
-def test_the_evaluator_measures_each_model(name):
-    """JMVAE's codes of both images wanted a gradient, so its evaluation failed after the training."""
+def evaluated(name):
+    """A small model for two modalities of flat images, and all its measures."""
     names = ("mnist", "svhn")
     dataset = test_evaluation.flat_dataset(3, names)
     config = SimpleNamespace(**SECTIONS[name] | {"shared": 4, "test_time": "sample"})
     config.likelihood = {m: SimpleNamespace(**LIKELIHOOD[m]) for m in names}
     model = MODELS[name](dataset.shapes, dict.fromkeys(names, "mlp"), config)
-    networks = [{name: kind(3) for name in names} for kind in (test_evaluation.Reader, test_evaluation.Off)]
-    found = Evaluator(dataset, *networks, 40, "all", seed=0).evaluate(model)
-    assert found["linear"].keys() == {*names, *(["both"] if model.is_fused else [])}
+    networks = [{m: kind(3) for m in names} for kind in (test_evaluation.Reader, test_evaluation.Off)]
+    return model, Evaluator(dataset, *networks, 40, "all", seed=0).evaluate(model)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "cvae"])
+def test_the_evaluator_measures_each_model(name):
+    """JMVAE's codes of both images wanted a gradient, so its evaluation failed after the training."""
+    model, found = evaluated(name)
+    assert found["linear"].keys() == {"mnist", "svhn", *(["both"] if model.is_fused else [])}
     assert found["coherence"] and found["probes"] and ("style" in found) == bool(model.sizes["private"])
 
 
 def test_the_evaluator_skips_what_cvae_has_not():
-    names = ("mnist", "svhn")
-    dataset = test_evaluation.flat_dataset(3, names)
-    config = SimpleNamespace(**SECTIONS["cvae"], shared=4, test_time="sample")
-    config.likelihood = {m: SimpleNamespace(**LIKELIHOOD[m]) for m in names}
-    model = CVAE(dataset.shapes, dict.fromkeys(names, "mlp"), config)
-    networks = [{name: kind(3) for name in names} for kind in (test_evaluation.Reader, test_evaluation.Off)]
-    found = Evaluator(dataset, *networks, 40, "all", seed=0).evaluate(model)
+    names, (_, found) = ("mnist", "svhn"), evaluated("cvae")
     for part in ("cross", "cross_strong", "frechet"):
         assert found[part].keys() == {"mnist_to_svhn", "svhn_to_mnist"} and found["contrast"].keys() == set(names)
     assert not any(found[part] for part in ("linear", "calibration", "probes", "active", "nats", "coherence"))

@@ -13,6 +13,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(gt=0, le=10**9)]
 BatchSize = Annotated[int, Field(ge=2, le=2**16)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Width = Annotated[int, Field(gt=0, le=4096)]
@@ -163,7 +164,7 @@ class MVAE(Section):
 class MMVAE(Section):
     objective: Literal["dreg", "elbo"]
     samples: Annotated[int, Field(gt=0, le=1000)]
-    epsilon: Annotated[float, Field(ge=0, lt=1)]
+    epsilon: BelowOne
     shared: Width
     likelihood: dict[Name, Likelihood]
     test_time: TestTime
@@ -216,14 +217,14 @@ class VCCA(Section):
     likelihood: dict[Name, Likelihood]
     kl_shared: Weight
     kl_private: dict[Name, Weight]
-    dropout: Annotated[float, Field(ge=0, lt=1)]  # of the sampled codes, in training
+    dropout: BelowOne  # of the sampled codes, in training
     test_time: TestTime
 
 
 class MMVAEPLUS(Section):
     objective: Literal["iwae", "dreg"]
     samples: Annotated[int, Field(gt=0, le=1000)]
-    epsilon: Annotated[float, Field(ge=0, lt=1)]
+    epsilon: BelowOne
     shared: Width
     private: Width
     likelihood: dict[Name, Likelihood]
