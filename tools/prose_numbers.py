@@ -12,8 +12,8 @@ A comment directly after a number names its source. GitHub, Jupyter and the site
 - `%` at the end: times 100. The number keeps its decimals, plus sign and thousands separators. `90.1 ± 0.4` needs an
   entry with mean and std.
 
-`<!-- table subset/tables/table1.md -->` and `<!-- end -->` enclose a copy of a file, `<!-- by hand: <reason> -->` marks
-numbers without a source. Comments in code have no effect. (A tools/numbers.py would hide Python's module `numbers`.)
+`<!-- table subset/tables/table1.md -->` and `<!-- end -->` enclose a copy of a file; with ` columns 0 1` after the name
+these columns of its table, counted from 0. `<!-- by hand: <reason> -->` marks numbers without a source. Comments in code have no effect. (A tools/numbers.py would hide Python's module `numbers`.)
 """
 
 import argparse
@@ -41,7 +41,7 @@ PAGES = (
 HINT = "correct the file's name in the comment, or run what writes it"
 NUMBER = r"[+−-]?\d[\d,]*(?:\.\d+)?"
 CODE = r"^ *(?P<fence>```+).*?^ *(?P=fence)|(?<!`)(?P<tick>`+)(?!`)(?:(?!\n\s*\n).)+?(?<!`)(?P=tick)(?!`)"
-TABLE = r"<!-- table (?P<table>\S+) -->(?P<copy>(?:(?!<!--).)*)<!-- end -->"
+TABLE = r"<!-- table (?P<table>\S+)(?: columns (?P<columns>[\d ]+))? -->(?P<copy>(?:(?!<!--).)*)<!-- end -->"
 SOURCED = rf"(?P<number>(?<![\w.,])(?:{NUMBER} ± )?{NUMBER})?<!--(?P<source>.*?)-->"
 MARKS = re.compile(f"{CODE}|{TABLE}|{SOURCED}", re.DOTALL | re.MULTILINE)
 
@@ -57,10 +57,11 @@ def fill(text: str, root: Path) -> tuple[str, list[str], list[str]]:
             if match["table"]:
                 if not match["table"].endswith(".md"):
                     raise FileError(f"{match['table']}: expected a Markdown file, <name>.md, for a table")
-                new = f"\n\n{read(root, match['table']).strip()}\n\n"
+                new = f"\n\n{read_table(root, match['table'], (match['columns'] or '').split())}\n\n"
                 if new != match["copy"]:
                     changes.append(f"{line}: the table differs from reports/{match['table']}")
-                return f"<!-- table {match['table']} -->{new}<!-- end -->"
+                start, end = (match.start("copy") - match.start(), match.end("copy") - match.start())
+                return match[0][:start] + new + match[0][end:]
             if source is None or re.match(r"\s*by hand: \S", source):
                 return match[0]
             if old is None:
@@ -179,6 +180,18 @@ def read(root: Path, name: str) -> Any:
         return ruamel.yaml.YAML(typ="safe").load(text) if path.suffix == ".yaml" else text
     except (OSError, ValueError, ruamel.yaml.YAMLError) as error:
         raise FileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}; {HINT}") from None
+
+
+def read_table(root: Path, name: str, columns: list[str]) -> str:
+    """Return a Markdown file, or the given columns of the one table in it. Raises FileError."""
+    text = read(root, name).strip()
+    if not columns:
+        return text
+    rows = [[word.strip() for word in line[1:-1].split("|")] for line in text.splitlines() if line.startswith("|")]
+    if not rows or max(map(int, columns)) >= len(rows[0]):
+        raise FileError(f"{name}: columns {' '.join(columns)}: expected numbers below {len(rows[0]) if rows else 0}")
+    rows[1:2] = [["---"] * len(rows[0])]
+    return "\n".join(f"| {' | '.join(row[int(column)] for column in columns)} |" for row in rows)
 
 
 def fill_page(path: Path, root: Path) -> tuple[str, str, list[str], list[str]]:
