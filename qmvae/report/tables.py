@@ -1,6 +1,6 @@
 """Tables 1 and 2 and a table of style from metrics.json's numbers, as CSV, Markdown and LaTeX."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import permutations
 
 import pandas as pd
@@ -166,6 +166,14 @@ def runner_up(metrics: dict, titles: dict[str, str], part: str) -> str:
     return f"Q-MVAE against the runner-up, paired t-test over {len(metrics['seeds'])} seeds: {'; '.join(lines)}."
 
 
+def grouped(values: Mapping[str, str]) -> str:
+    """Return each value once with the names that have it: `a for x, y; b for z`."""
+    names: dict[str, list[str]] = {}
+    for name, value in values.items():
+        names.setdefault(value, []).append(name)
+    return "; ".join(f"{value} for {', '.join(group)}" for value, group in names.items())
+
+
 def caption(metrics: dict, titles: dict[str, str], what: str) -> str:
     """Return `what`, and the conditions of the numbers: images, seeds, steps, device, accuracy of the classifiers."""
     models = {MODELS[name]: model for name, model in metrics["models"].items()}
@@ -173,16 +181,18 @@ def caption(metrics: dict, titles: dict[str, str], what: str) -> str:
     standard, strong = (
         ", ".join(f"{titles[name]} {100 * value:.1f} %" for name, value in metrics[kind].items()) for kind in kinds
     )
-    steps = ", ".join(f"{title} {model['steps']:,} x {model['batch_size']}" for title, model in models.items())
-    codes = ", ".join(
-        f"{title} {model['codes']['shared']}" + (f" + {size} each" if (size := model["codes"]["private"]) else "")
-        for title, model in models.items()
+    steps = grouped({title: f"{model['steps']:,} x {model['batch_size']}" for title, model in models.items()})
+    codes = grouped(
+        {
+            title: f"{model['codes']['shared']}" + (f" + {size} each" if (size := model["codes"]["private"]) else "")
+            for title, model in models.items()
+        }
     )
     seeds = len(metrics["seeds"])
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     text = (
         f"{what} ({spread}). Ours: {metrics['images']}, preset {metrics['preset']}, on {metrics['device']}; "
-        f"steps x pairs: {steps}; code dimensions, shared + private: {codes}. Accuracy of the classifiers on real test "
+        f"steps x pairs {steps}. Code dimensions, shared + private: {codes}. Accuracy of the classifiers on real test "
         f"images: {standard}; of the stronger ones: {strong}."
     )
     if "chance" in metrics:
