@@ -204,7 +204,10 @@ def test_the_committed_readme_and_notebooks():
         assert not re.search(r"<!--|-->", Page(body).text), f"{name}: a comment is shown"
     assert Page(found.bodies["02_model.html"]).equations > 20
     for stem in stems:  # each has a figure or a table, and a stage of one of the two dvc.yaml
-        assert f'"provenance">notebooks/{stem}.ipynb (DVC stage <code>' in found.bodies[f"{stem}.html"]
+        [about] = set(re.findall('"provenance">(.*?)</p>', found.bodies[f"{stem}.html"]))
+        assert about.startswith(f"notebooks/{stem}.ipynb (DVC stage <code>")
+        if "--preset published" in about:
+            assert f", models <code>{site.models_digest(ROOT)}</code>)" in about
     check(found.files | {name: body.encode() for name, body in found.bodies.items()})
 
 

@@ -13,7 +13,8 @@ A comment directly after a number names its source. GitHub, Jupyter and the site
   entry with mean and std.
 
 `<!-- table subset/tables/table1.md -->` and `<!-- end -->` enclose a copy of a file; with ` columns 0 1` after the name
-these columns of its table, counted from 0. `<!-- by hand: <reason> -->` marks numbers without a source. Comments in code have no effect. (A tools/numbers.py would hide Python's module `numbers`.)
+these columns of its table, from 0. `<!-- by hand: <reason> -->` marks numbers without a source. Comments in code
+have no effect. (A tools/numbers.py would hide Python's module `numbers`.)
 """
 
 import argparse

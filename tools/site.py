@@ -100,6 +100,14 @@ def dvc_stages(root: Path, file: str) -> dict[str, Any]:
     return found
 
 
+def models_digest(root: Path) -> str:
+    """Return the first characters of a hash over the committed models and classifiers."""
+    digest = hashlib.sha256()
+    for path in sorted((root / "reports" / params.SOURCE / "checkpoint").rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
 class Site:
     """The pages that can be reached from the README, and the files that they link to.
 
@@ -145,7 +153,8 @@ class Site:
     def provenance(self, stem: str, text: str, notebook: nbformat.NotebookNode) -> str:
         """Return, in HTML, what made the figures and tables of a notebook; "" where no DVC stage runs it.
 
-        The hash is over the MD5s of the stage's dependencies. It is left out where dvc.lock has another copy than this.
+        The hash is over the MD5s of the stage's dependencies, or over the committed models with the preset `published`.
+        It is left out where dvc.lock has another copy than this.
         """
         runs = re.compile(rf"python -m qmvae notebook (--preset \w+ )?{re.escape(stem)}")
         stage = next((name for name, about in self.stages.items() if runs.fullmatch(str(about.get("cmd")))), "")
@@ -160,6 +169,8 @@ class Site:
         if made.get(f"reports/{preset}/notebooks/{stem}.ipynb") == hashlib.md5(text.encode()).hexdigest():
             digest = hashlib.sha256("".join(dep["md5"] for dep in locked["deps"]).encode()).hexdigest()
             inputs = f", inputs <code>{digest[:8]}</code>"
+        elif preset == params.PUBLISHED:
+            inputs = f", models <code>{models_digest(self.root)}</code>"
         return f"notebooks/{stem}.ipynb (DVC stage <code>{stage}</code>{inputs}). Command: <code>{again}</code>"
 
     def link(self, attribute: str, address: str, folder: Path) -> str:
