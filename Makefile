@@ -23,7 +23,7 @@ repro: $(VENV)/installed ## install and run the pipeline: images, training, tabl
 
 # The stages that make what the notebooks read; the notebooks themselves are run by nbval, which compares their outputs.
 # Two files of tests at once, one thread each: threads that wait for a core slow each other down several times.
-test: $(VENV)/installed ## install and run every check: the models of `quick` trained, unit tests, notebooks compared (nbval)
+test: $(VENV)/installed ## install and test: the models of `quick` trained, unit tests, notebooks compared (nbval)
 	@[ "$(PRESET)" = quick ] || { [ -z "$(PRESET)" ] && grep -qE '^preset: +quick( |$$)' params.yaml; } || { \
 	    echo "make test: the notebooks are compared with the preset quick, but another is asked for: make test PRESET=quick"; exit 1; }
 	@$(VENV)/bin/python -m qmvae repro $(SWITCH) metrics
@@ -54,7 +54,7 @@ test-oldest: $(VENV)/installed ## for maintainers: unit tests with the lowest ve
 ablations: $(VENV)/installed ## train Q-MVAE with one part changed at a time, and with three modalities (ablations/dvc.yaml): hours on 2 cores for `subset`
 	@$(VENV)/bin/python -m qmvae repro $(SWITCH) ablations/dvc.yaml
 
-tuning: $(VENV)/installed ## run the entries of ablations/tuning.yaml that have no row in tuning.csv: about 6 minutes each; needs `make repro PRESET=subset` first
+tuning: $(VENV)/installed ## run the entries of ablations/tuning.yaml that have no row in tuning.csv, on `subset`: 3 to 60 minutes each; needs `make repro PRESET=subset` first
 	OMP_NUM_THREADS=1 $(VENV)/bin/python ablations/tune.py
 
 # MultiVae, and those of its requirements that we lack, go into a folder of their own. Run these on a quiet machine.
@@ -87,7 +87,7 @@ notebooks: $(VENV)/installed ## for maintainers: run all notebooks and take thei
 	$(VENV)/bin/python tools/notebook_outputs.py
 	$(VENV)/bin/dvc commit --quiet --force dvc.yaml  # not ablations/dvc.yaml, which was run on `subset`
 
-checkpoint: $(VENV)/installed ## for maintainers: publish the first seed of every model of `subset` as reports/subset/checkpoint
+checkpoint: $(VENV)/installed ## for maintainers: publish the first seed of the models of `subset` as reports/subset/checkpoint
 	$(VENV)/bin/python -m qmvae publish
 
 # What is pinned stays as long as pyproject.toml allows it; delete requirements.lock first to bring all of it up to date.

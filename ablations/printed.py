@@ -1,4 +1,4 @@
-"""Train Q-MVAE exactly as the paper prints it, and evaluate it on the way: reports/<preset>/printed.json.
+"""Train Q-MVAE exactly as the paper prints it, and evaluate it on the way: reports/subset/printed.json.
 
 The objective is Eq. 20 with all weights 1, the learning rate 1e-4 without a cooldown, the length 10 epochs of the
 paper's 1,682,040 pairs, which are 131,410 steps of 128 (section 4.1). `python ablations/printed.py`, hours on a CPU.
@@ -41,7 +41,7 @@ def evaluate(run: params.Params, dataset: Dataset, folder: Path) -> None:
 
 def main() -> None:
     try:
-        run = as_printed(params.load())
+        run = as_printed(params.load(params.SOURCE))
         dataset = artifacts.load_dataset(run, training.resolve_device(run))
         folder = run.artifacts / "progress" / "printed"
         train(run, dataset, folder)

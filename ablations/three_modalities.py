@@ -53,7 +53,10 @@ def with_third(run: params.Params) -> params.Params:
 
 
 def with_handwriting(dataset: Dataset, wide: params.Params) -> Dataset:
-    """Return the images of the run and those of the third modality, paired by class again."""
+    """Return the images of the run and those of the third modality, by class. Raises ParamsError for other classes."""
+    if dataset.classes.tolist() != list(range(10)):
+        found = ", ".join(map(str, dataset.classes.tolist()))
+        raise params.ParamsError(f"the images have the classes {found}; the third modality needs those of 0 to 9")
     arrays, pairs = builtin.handwriting(wide.images.seed), wide.pairs
     generator = torch.Generator().manual_seed(pairs.seed)
     splits = {}

@@ -1,7 +1,7 @@
 """Train models on a part of the training images, and evaluate them on the rest: the rows of tuning.csv.
 
-`python ablations/tune.py [NAME ...]` runs the named entries of ablations/tuning.yaml, or all, and skips those that have
-a row or that another process has begun. So two terminals share the work.
+`python ablations/tune.py [NAME ...]` runs the named entries of ablations/tuning.yaml, or all, on the preset `subset`.
+It skips those that have a row or that another process has begun. So two terminals share the work.
 """
 
 import argparse
@@ -201,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="entries of ablations/tuning.yaml; all, if none is given")
     try:
-        run_all(params.load(), parser.parse_args().names)
+        run_all(params.load(params.SOURCE), parser.parse_args().names)
     except (params.ParamsError, training.TrainingError, files.FileError, ValueError) as error:
         raise SystemExit(f"tuning: {error}") from None
 

@@ -1,4 +1,4 @@
-"""Q-MVAE (Chen et al. 2022) and the models that its paper compares with, behind the numbered notebooks."""
+"""Q-MVAE (Chen et al. 2022) and the models that its paper compares with or builds on, behind the numbered notebooks."""
 
 __version__ = "0.1.0"
 

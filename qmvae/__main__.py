@@ -17,7 +17,7 @@ TEXTS = {  # the stages in the order of a run, then what helps
     "notebook": "run one notebook, such as 01_data, into reports/<preset>",
     "repro": "run `dvc repro`: all stages whose inputs changed",
     "plan": "check params.yaml and print what will be trained",
-    "publish": "write the first seed of every model of `subset`, and its classifiers, into reports/subset/checkpoint",
+    "publish": "write the first seed of the models of `subset`, and its classifiers, into reports/subset/checkpoint",
     "check-notebooks": "look for metadata and paths of one machine in the notebooks",
 }
 
@@ -69,6 +69,11 @@ def run(arguments: argparse.Namespace) -> int | None:
     if (model := getattr(arguments, "model", None)) not in (None, *settings.training):
         raise params.ParamsError(f"model {model!r}: expected one of {', '.join(settings.training)}")
     models = [model] if model else settings.models
+    if (seed := getattr(arguments, "seed", None)) is not None and (model is None or seed not in settings.seeds):
+        seeds = ", ".join(map(str, settings.seeds))
+        raise params.ParamsError(f"--seed {seed}: expected a model before it, and one of the preset's seeds: {seeds}")
+    if (modality := getattr(arguments, "modality", None)) not in (None, *settings.modalities):
+        raise params.ParamsError(f"modality {modality!r}: expected one of {', '.join(settings.modalities)}")
     values = {
         "train": lambda: (models, arguments.seed),
         "evaluate": lambda: (models,),

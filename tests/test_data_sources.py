@@ -319,6 +319,15 @@ def test_a_header_is_checked_before_room_is_made(project, fault):
         make(project)
 
 
+def test_an_archive_that_needs_a_later_unzip_is_named(project):
+    path = project / "data" / "mnist.npz"
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 99  # the version that is needed, in the directory at the end
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="mnist.npz: found no complete .npz file .*version 9.9"):
+        make(project)
+
+
 def test_an_archive_that_unpacks_to_too_much_is_refused(project, monkeypatch):
     monkeypatch.setattr(archive, "MOST_BYTES", 2**20)
     rewrite(project, train_images=images(2**13, 16, 16))

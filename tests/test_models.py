@@ -13,6 +13,7 @@ from torch import nn
 
 from qmvae.model.base import check_names, warm_up
 from qmvae.pipeline import checkpoint, code, params, schema
+from qmvae.report import tables
 
 # all but CVAE, which has no shared code; tests/test_related.py has its tests
 MODELS = {name: checkpoint.model_class(name) for name in schema.MODELS if name != "cvae"}
@@ -149,8 +150,14 @@ def test_cross_generation_depends_on_its_seed_only(name):
 
 
 def test_the_models_are_those_of_the_parameters():
-    assert code.model_names(PARAMS.parent) == sorted(schema.MODELS, key=code.model_names(PARAMS.parent).index)
-    assert {*MODELS, "cvae"} == {*code.model_names(PARAMS.parent)}
+    """Each list of all models has each of them, so that a new model is forgotten nowhere."""
+    names = set(schema.MODELS)
+    assert names == {*MODELS, "cvae"} == {*code.model_names(PARAMS.parent)} == {*tables.MODELS}
+    stages = yaml.safe_load((PARAMS.parent / "dvc.yaml").read_text())["stages"]
+    assert names <= {*stages["train"]["params"]}
+    presets = yaml.safe_load(PARAMS.read_text())["presets"]
+    assert names == {*presets["subset"]["models"]}
+    assert names - {"qmvae", "translated"} == {*presets["paper"]["overrides"]}  # the learning rates of their papers
 
 
 @every

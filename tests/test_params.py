@@ -90,6 +90,18 @@ FAULTS = {
     "no seeds": (lambda d: d["presets"]["quick"]["training"].update(seeds=[]), "training.seeds"),
     "negative seed": (lambda d: d["presets"]["quick"]["training"].update(seeds=[-1]), "training.seeds.0"),
     "a section that is a list": (lambda d: d.update(qmvae=[1]), "qmvae"),
+    "two modalities with one title": (
+        lambda d: d["presets"]["quick"]["images"].update(titles={"mnist": "digits", "svhn": "digits"}),
+        r"presets.quick.images.titles: \['digits', 'digits'\] repeats a title; tables need different ones",
+    ),
+    "one pair for Table 1": (lambda d: d["presets"]["quick"]["evaluation"].update(conditions=1), "conditions.*10"),
+    "one pair for Table 2": (lambda d: d["presets"]["quick"]["evaluation"].update(probe_pairs=1), "probe_pairs.*10"),
+    "a family without its scale": (
+        lambda d: d["presets"]["quick"]["overrides"].update(
+            mvae={"likelihood": {"all": {"family": "laplace", "weight": 1.0}}}
+        ),
+        "likelihood.*scale: missing; the family laplace needs one",
+    ),
     "an override for no model": (
         lambda d: d["presets"]["quick"]["overrides"].update(gan={}),
         "presets.quick.overrides.gan",

@@ -205,6 +205,13 @@ def test_a_published_model_that_is_none_and_classifiers_of_other_images_are_name
         params.load("published", clone)
 
 
+def test_modalities_of_ones_own_are_refused(clone):
+    text = (clone / "params.yaml").read_text().replace("  svhn:\n    net: conv", "  photo:\n    net: conv")
+    (clone / "params.yaml").write_text(text)
+    with pytest.raises(files.FileError, match="modalities: found mnist, photo; the committed models have mnist, svhn"):
+        artifacts.load_dataset(params.load("published", clone))
+
+
 def test_archives_of_other_sizes_are_refused(clone):
     write_archives(clone / "data")
     with pytest.raises(files.FileError, match=r"model.json: made for images .*\(1, 28, 28\).* are .*\(1, 16, 16\)"):

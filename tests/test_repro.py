@@ -214,6 +214,31 @@ def test_processes_that_only_start_others_do_not_import_torch(module):
     assert subprocess.run([sys.executable, "-c", code], env=environment()).returncode == 0
 
 
+def test_without_qmvae_only_the_numbers_can_be_made(tmp_path, monkeypatch):
+    write_project(tmp_path)
+    text = (tmp_path / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("    - qmvae\n", "    - mvae\n"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ParamsError, match=r"presets.tiny.models: \['mvae'\] lacks qmvae; add it, or make the numbers"):
+        repro.repro([], None, None)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train --seed 1", "--seed 1: expected a model before it, and one of the preset's seeds: 0, 1"),
+        ("train qmvae --seed 99", "--seed 99: expected a model before it, and one of the preset's seeds: 0, 1"),
+        ("train gan", "model 'gan': expected one of qmvae"),
+        ("classifiers audio", "modality 'audio': expected one of mnist, svhn"),
+    ],
+)
+def test_what_a_command_does_not_know_is_named(tmp_path, command, message):
+    write_params(tmp_path)
+    command = [sys.executable, "-m", "qmvae", *command.split()]
+    result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert result.returncode == 1 and message in result.stderr and "Traceback" not in result.stderr
+
+
 def test_a_folder_that_is_a_file_is_no_traceback(tmp_path):
     write_project(tmp_path)
     make_data(tmp_path)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import yaml
-from tiny import make_data, write_project
+from tiny import make_data, write_archives, write_project
 
 from ablations import three_modalities
 from qmvae.pipeline import artifacts, files, params
@@ -41,6 +41,13 @@ def test_pairs_are_of_one_class_in_all_three(project):
             labels[column.long()] for labels, column in zip(split.labels.values(), split.pairs.unbind(1), strict=True)
         ]
         assert len(classes) == 3 and all(torch.equal(classes[0], other) for other in classes)
+
+
+def test_images_of_other_classes_are_refused(project):
+    write_archives(project / "data", classes=[0, 1])
+    run = make_data(project)
+    with pytest.raises(params.ParamsError, match="the images have the classes 0, 1; the third modality needs those of"):
+        three_modalities.with_handwriting(artifacts.load_dataset(run), three_modalities.with_third(run))
 
 
 def test_from_training_to_the_report(project):

@@ -32,7 +32,7 @@ def read(folder: Path, name: str) -> tuple[str, dict[str, np.ndarray]]:
         with zipfile.ZipFile(path) as archive:
             present = [key for key in ARRAYS if f"{key}.npy" in archive.namelist()]
             return str(path), {key: _array(path, archive, key) for key in present}
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
         if isinstance(error, DataError):
             raise
         expected = f"expected one with {', '.join(ARRAYS)}; it may be cut short, copy it again"

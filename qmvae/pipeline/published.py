@@ -102,7 +102,11 @@ def fill(run: Params, builtin: bool) -> None:
     shapes = {}
     for name in dict.fromkeys(["qmvae", *run.models]):  # Q-MVAE, which all notebooks read, is named if it is missing
         place, target = params.published_folder(folder, name), run.model_folder(name, run.seeds[0])
-        shapes[place / "model.json"] = checkpoint.load_model(place).shapes
+        shapes[place / "model.json"] = of_model = checkpoint.load_model(place).shapes
+        if {*of_model} != {*run.modalities}:
+            own, theirs = (", ".join(names) for names in (run.modalities, of_model))
+            cure = "to use models of your own, set `preset` in the notebook's first code cell to their preset"
+            raise files.FileError(f"params.yaml: modalities: found {own}; the committed models have {theirs}; {cure}")
         for file in ("model.safetensors", "model.json", "log.csv"):
             if file != "log.csv" or (place / file).exists():  # only notebook 03 reads a log
                 copy(place / file, target / file)

@@ -169,7 +169,10 @@ def repro(targets: list[str], preset: str | None, data: str | None) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SystemExit(f"{root}: another `make repro` is running here; wait for it or stop it first") from None
-        plan(preset, data)
+        run = plan(preset, data)
+        if not targets and "qmvae" not in run.models:  # all figures and notebooks read it
+            cure = "add it, or make the numbers only: `python -m qmvae repro metrics`"
+            raise params.ParamsError(f"presets.{run.preset}.models: {run.models} lacks qmvae; {cure}")
         restore(root)
         for group in commands(root, targets):
             status, stopped = run_group(root, group, lock.fileno())

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(gt=0, le=10**9)]
+Sample = Annotated[int, Field(ge=10, le=10**9)]  # fewer images have no covariance, and perhaps one class only
 BatchSize = Annotated[int, Field(ge=2, le=2**16)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -98,8 +99,8 @@ class Training(Section):
 
 
 class Evaluation(Section):
-    conditions: Count | Literal["all"]  # test pairs for each direction of Table 1
-    probe_pairs: Count | Literal["all"]  # training pairs that Table 2's linear layer is fitted on
+    conditions: Sample | Literal["all"]  # test pairs for each direction of Table 1
+    probe_pairs: Sample | Literal["all"]  # training pairs that Table 2's linear layer is fitted on
     seed: Seed
 
 
@@ -117,6 +118,13 @@ class Likelihood(Section):
     family: Literal["laplace", "gaussian", "bernoulli"]
     scale: Positive = 1.0  # of the Laplace or the Gaussian; the Bernoulli has none
     weight: Weight | Literal["balanced"]  # balanced: the values of the largest image over those of this modality's
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any):
+        if isinstance(values, dict) and values.get("family") in ("laplace", "gaussian") and "scale" not in values:
+            raise ValueError(f"scale: missing; the family {values['family']} needs one")
+        return values
 
 
 class Negatives(Section):
@@ -310,6 +318,9 @@ class File(Models):
         for name, preset in self.presets.items():
             if len(set(preset.models)) < len(preset.models):
                 raise ValueError(f"presets.{name}.models: {preset.models} repeats a model; name each once")
+            titles = [preset.images.titles.get(modality, modality) for modality in self.modalities]
+            if len(set(titles)) < len(titles):
+                raise ValueError(f"presets.{name}.images.titles: {titles} repeats a title; tables need different ones")
         taken = ("both", "joint", "all", *get_args(Network))
         if wrong := sorted(n for n in self.modalities if n in taken or "_to_" in n or n.startswith("subset_")):
             raise ValueError(f"modalities: {wrong[0]!r} would be mistaken for another key; rename it")
