@@ -536,7 +536,7 @@ SHAPES = {"pen": (1, 12, 12), "house": (3, 16, 16), "sign": (3, 16, 16)}
 def world():
     """A fresh model and random images of three modalities that the code has never heard of; three classes only."""
     torch.manual_seed(0)
-    likelihood = {name: Likelihood(family="laplace", weight=1.0) for name in SHAPES}
+    likelihood = {name: Likelihood(family="laplace", scale=1.0, weight=1.0) for name in SHAPES}
     changes = {"likelihood": likelihood, "kl_private": dict.fromkeys(SHAPES, 1.0)}
     config = load(root=ROOT).qmvae.model_copy(update=changes)
     networks = {"pen": "mlp", "house": "conv", "sign": "conv"}
