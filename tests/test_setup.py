@@ -10,7 +10,7 @@ import pytest
 import yaml
 from tiny import ROOT
 
-from qmvae.report.tables import MODELS, cell, mean_and_std
+from qmvae.report.tables import MODELS
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -86,16 +86,13 @@ def test_dvc_does_not_call_home():
     assert "analytics = false" in config and "check_update = false" in config
 
 
-def test_the_readme_shows_the_committed_tables():
-    """Its own rows come from metrics.json; the tables themselves are on the pages that it links to."""
+def test_the_pages_show_the_committed_tables():
+    """The README has some columns of Table 1, which tools/prose_numbers.py copies."""
     names = ("README.md", "docs/results.md", "docs/speed.md")
     readme, results, speed = (re.sub(r"<!--.*?-->", "", (ROOT / name).read_text()) for name in names)
     for name in ("table1", "table2", "style"):
         assert (ROOT / "reports" / "subset" / "tables" / f"{name}.md").read_text() in results
+    models = json.loads((ROOT / "reports" / "subset" / "metrics.json").read_text())["models"]
+    assert all(f"| {MODELS[name]} |" in readme for name in models)
     for path in (ROOT / "reports" / "bench").glob("*.md"):
         assert path.read_text() in speed
-    models = json.loads((ROOT / "reports" / "subset" / "metrics.json").read_text())["models"]
-    for name, model in models.items():
-        cells = [cell(*mean_and_std(number, 100)) for number in model["cross"].values()]
-        row = rf"(?m)^\| {re.escape(MODELS[name])}[^|]* \| {cells[0]} \| {cells[1]} \|$"
-        assert re.search(row, readme.replace("*", "")), row
