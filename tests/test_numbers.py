@@ -108,7 +108,7 @@ def root(tmp_path):
         "runs.csv": 'name,steps,a value\nx_1,10,0.5\nx_1,20,0.75\n"y, 2",10,-0.25\n',
         "speed.md": "A rate of 1,011 GFLOP/s.\n\n| | in s |\n|:--|--:|\n| b c | 3.9e+03 |\n\n|m|n|\n|-|-|\n|b|70%|\n",
         "table1.md": "Table 1.\n\n| a |\n|---|\n| 1.5 |\n",
-        "wide.md": "Table 2.\n\n| a   | b   | c   |\n|:----|:----|:----|\n| 1.5 |     | 3.5 |\n",
+        "wide.md": "Table 2.\n\n| a   | b   | c   |\n|:----|:----|:----|\n| 1.5 |     | 3.5 |\n| 4.5 |     | 5.5 |\n",
         "broken.json": "{",
     }
     (tmp_path / "reports" / "p").mkdir(parents=True)
@@ -183,7 +183,14 @@ def test_a_number_is_written_as_its_source_has_it(root, written, source, expecte
         ("1<!-- by hand: -->", "'by' is no source"),
         ("<!-- table p/table1.md -->", "a table ends with <!-- end -->"),
         ("<!-- table p/m.json --><!-- end -->", "p/m.json: expected a Markdown file"),
-        ("<!-- table p/wide.md columns 0 3 --><!-- end -->", "p/wide.md: columns 0 3: expected numbers below 3"),
+        (
+            "<!-- table p/wide.md columns 0 3 rows 0 --><!-- end -->",
+            "rows 0: the table has 3 columns and 2 rows",
+        ),
+        (
+            "<!-- table p/wide.md columns 0 rows 2 --><!-- end -->",
+            "rows 2: the table has 3 columns and 2 rows",
+        ),
     ],
 )
 def test_a_fault_in_a_comment_is_named(root, text, message):
@@ -192,10 +199,10 @@ def test_a_fault_in_a_comment_is_named(root, text, message):
     assert filled == f"a\n\n{text}\n" and not changes
 
 
-def test_a_table_may_have_some_of_the_columns(root):
-    marks = "<!-- table p/wide.md columns 0 2 -->{}<!-- end -->"
+def test_a_table_may_have_some_of_the_columns_and_rows(root):
+    marks = "<!-- table p/wide.md columns 0 2 rows 1 -->{}<!-- end -->"
     filled, changes, faults = prose_numbers.fill(marks.format("old"), root)
-    assert filled == marks.format("\n\n| a | c |\n| --- | --- |\n| 1.5 | 3.5 |\n\n") and not faults
+    assert filled == marks.format("\n\n| a | c |\n| --- | --- |\n| 4.5 | 5.5 |\n\n") and not faults
     assert changes == ["1: the table differs from reports/p/wide.md"]
     assert prose_numbers.fill(filled, root) == (filled, [], [])
 

@@ -12,9 +12,9 @@ A comment directly after a number names its source. GitHub, Jupyter and the site
 - `%` at the end: times 100. The number keeps its decimals, plus sign and thousands separators. `90.1 ± 0.4` needs an
   entry with mean and std.
 
-`<!-- table subset/tables/table1.md -->` and `<!-- end -->` enclose a copy of a file; with ` columns 0 1` after the name
-these columns of its table, from 0. `<!-- by hand: <reason> -->` marks numbers without a source. Comments in code
-have no effect. (A tools/numbers.py would hide Python's module `numbers`.)
+`<!-- table subset/tables/table1.md -->` and `<!-- end -->` enclose a copy of a file. With ` columns 0 1 rows 0 2` after
+the name it has these columns and rows of the table, counted from 0. `<!-- by hand: <reason> -->` marks numbers without
+a source. Comments in code have no effect. (A tools/numbers.py would hide Python's module `numbers`.)
 """
 
 import argparse
@@ -42,7 +42,8 @@ PAGES = (
 HINT = "correct the file's name in the comment, or run what writes it"
 NUMBER = r"[+−-]?\d[\d,]*(?:\.\d+)?"
 CODE = r"^ *(?P<fence>```+).*?^ *(?P=fence)|(?<!`)(?P<tick>`+)(?!`)(?:(?!\n\s*\n).)+?(?<!`)(?P=tick)(?!`)"
-TABLE = r"<!-- table (?P<table>\S+)(?: columns (?P<columns>[\d ]+))? -->(?P<copy>(?:(?!<!--).)*)<!-- end -->"
+PART = r"(?: columns (?P<columns>[\d ]+) rows (?P<rows>[\d ]+))?"
+TABLE = rf"<!-- table (?P<table>\S+){PART} -->(?P<copy>(?:(?!<!--).)*)<!-- end -->"
 SOURCED = rf"(?P<number>(?<![\w.,])(?:{NUMBER} ± )?{NUMBER})?<!--(?P<source>.*?)-->"
 MARKS = re.compile(f"{CODE}|{TABLE}|{SOURCED}", re.DOTALL | re.MULTILINE)
 
@@ -58,7 +59,7 @@ def fill(text: str, root: Path) -> tuple[str, list[str], list[str]]:
             if match["table"]:
                 if not match["table"].endswith(".md"):
                     raise FileError(f"{match['table']}: expected a Markdown file, <name>.md, for a table")
-                new = f"\n\n{read_table(root, match['table'], (match['columns'] or '').split())}\n\n"
+                new = f"\n\n{read_table(root, *(match[key] or '' for key in ('table', 'columns', 'rows')))}\n\n"
                 if new != match["copy"]:
                     changes.append(f"{line}: the table differs from reports/{match['table']}")
                 start, end = (match.start("copy") - match.start(), match.end("copy") - match.start())
@@ -183,16 +184,19 @@ def read(root: Path, name: str) -> Any:
         raise FileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}; {HINT}") from None
 
 
-def read_table(root: Path, name: str, columns: list[str]) -> str:
-    """Return a Markdown file, or the given columns of the one table in it. Raises FileError."""
+def read_table(root: Path, name: str, columns: str, rows: str) -> str:
+    """Return a Markdown file, or the given columns and rows of the one table in it. Raises FileError."""
     text = read(root, name).strip()
     if not columns:
         return text
-    rows = [[word.strip() for word in line[1:-1].split("|")] for line in text.splitlines() if line.startswith("|")]
-    if not rows or max(map(int, columns)) >= len(rows[0]):
-        raise FileError(f"{name}: columns {' '.join(columns)}: expected numbers below {len(rows[0]) if rows else 0}")
-    rows[1:2] = [["---"] * len(rows[0])]
-    return "\n".join(f"| {' | '.join(row[int(column)] for column in columns)} |" for row in rows)
+    header, _, *body = [line[1:-1].split("|") for line in text.splitlines() if line.startswith("|")] or [[], []]
+    try:
+        lines = [header, ["---"] * len(header), *(body[int(row)] for row in rows.split())]
+        cells = [[line[int(column)].strip() for column in columns.split()] for line in lines]
+    except IndexError:
+        there = f"{len(header)} columns and {len(body)} rows"
+        raise FileError(f"{name}: columns {columns} rows {rows}: the table has {there}, counted from 0") from None
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def fill_page(path: Path, root: Path) -> tuple[str, str, list[str], list[str]]:
