@@ -26,7 +26,7 @@ if [ -n "${ARCHIVES:-}" ]; then
     step data python -m qmvae data
     step classifiers python -m qmvae classifiers
     step tuning bash -c 'for _ in 1 2 3 4 5 6 7 8; do OMP_NUM_THREADS=1 python ablations/tune.py & done; wait'
-    for model in qmvae translated mvae mmvae dmvae jmvae mopoe cvae vcca mmvaeplus; do
+    for model in $(python -c 'from qmvae.pipeline import params; print(*params.load("subset").models)'); do
         step "train-$model" python -m qmvae train "$model" --seed 0
     done
     step speedrun python benchmarks/speedrun.py

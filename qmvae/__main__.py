@@ -66,14 +66,14 @@ def run(arguments: argparse.Namespace) -> int | None:
     if name == "publish":
         return importlib.import_module("qmvae.pipeline.published").publish(params.load(params.SOURCE, root))
     settings = params.load(arguments.preset if name == "notebook" else None, root)
-    if (model := getattr(arguments, "model", None)) not in (None, *settings.training):
-        raise params.ParamsError(f"model {model!r}: expected one of {', '.join(settings.training)}")
+    for kind, known in (("model", settings.training), ("modality", settings.modalities)):
+        if (given := getattr(arguments, kind, None)) not in (None, *known):
+            raise params.ParamsError(f"{kind} {given!r}: expected one of {', '.join(known)}")
+    model = getattr(arguments, "model", None)
     models = [model] if model else settings.models
     if (seed := getattr(arguments, "seed", None)) is not None and (model is None or seed not in settings.seeds):
         seeds = ", ".join(map(str, settings.seeds))
         raise params.ParamsError(f"--seed {seed}: expected a model before it, and one of the preset's seeds: {seeds}")
-    if (modality := getattr(arguments, "modality", None)) not in (None, *settings.modalities):
-        raise params.ParamsError(f"modality {modality!r}: expected one of {', '.join(settings.modalities)}")
     values = {
         "train": lambda: (models, arguments.seed),
         "evaluate": lambda: (models,),

@@ -1,5 +1,6 @@
 """The set-up's files agree: one list of pins, one version of Python, a stage for each notebook."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from tiny import ROOT
 
-from qmvae.report.tables import PAPER_MODELS
+from qmvae.report.tables import MODELS, PAPER_MODELS, cell, mean_and_std
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -86,11 +87,15 @@ def test_dvc_does_not_call_home():
 
 
 def test_the_pages_show_the_committed_tables():
-    """The README has some columns of Table 1, which tools/prose_numbers.py copies."""
+    """The README has some columns and rows of Table 1; they agree with metrics.json, too."""
     names = ("README.md", "docs/results.md", "docs/speed.md")
     readme, results, speed = (re.sub(r"<!--.*?-->", "", (ROOT / name).read_text()) for name in names)
     for name in ("table1", "table2", "style"):
         assert (ROOT / "reports" / "subset" / "tables" / f"{name}.md").read_text() in results
-    assert all(f"| {title} |" in readme for title in PAPER_MODELS.values())
+    models = json.loads((ROOT / "reports" / "subset" / "metrics.json").read_text())["models"]
+    for name in (*PAPER_MODELS, "translated", "cvae"):
+        cells = [cell(*mean_and_std(number, 100)) for number in models[name]["cross"].values()]
+        row = rf"(?m)^\| {re.escape(MODELS[name])} \| {cells[0]} \| [^|]* \| {cells[1]} \| [^|]* \|$"
+        assert re.search(row, readme), row
     for path in (ROOT / "reports" / "bench").glob("*.md"):
         assert path.read_text() in speed

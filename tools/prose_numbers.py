@@ -43,7 +43,7 @@ HINT = "correct the file's name in the comment, or run what writes it"
 NUMBER = r"[+−-]?\d[\d,]*(?:\.\d+)?"
 CODE = r"^ *(?P<fence>```+).*?^ *(?P=fence)|(?<!`)(?P<tick>`+)(?!`)(?:(?!\n\s*\n).)+?(?<!`)(?P=tick)(?!`)"
 PART = r"(?: columns (?P<columns>[\d ]+) rows (?P<rows>[\d ]+))?"
-TABLE = rf"<!-- table (?P<table>\S+){PART} -->(?P<copy>(?:(?!<!--).)*)<!-- end -->"
+TABLE = rf"(?P<mark><!-- table (?P<table>\S+){PART} -->)(?P<copy>(?:(?!<!--).)*)<!-- end -->"
 SOURCED = rf"(?P<number>(?<![\w.,])(?:{NUMBER} ± )?{NUMBER})?<!--(?P<source>.*?)-->"
 MARKS = re.compile(f"{CODE}|{TABLE}|{SOURCED}", re.DOTALL | re.MULTILINE)
 
@@ -62,8 +62,7 @@ def fill(text: str, root: Path) -> tuple[str, list[str], list[str]]:
                 new = f"\n\n{read_table(root, *(match[key] or '' for key in ('table', 'columns', 'rows')))}\n\n"
                 if new != match["copy"]:
                     changes.append(f"{line}: the table differs from reports/{match['table']}")
-                start, end = (match.start("copy") - match.start(), match.end("copy") - match.start())
-                return match[0][:start] + new + match[0][end:]
+                return f"{match['mark']}{new}<!-- end -->"
             if source is None or re.match(r"\s*by hand: \S", source):
                 return match[0]
             if old is None:
@@ -154,11 +153,7 @@ def look_up(root: Path, words: list[str]) -> Any:
 
 def cell(text: str, name: str, row: str, column: str) -> str:
     """Return the cell of a row and a column in a CSV file, or in a Markdown file with any number of tables."""
-    if name.endswith(".csv"):
-        tables = [list(csv.reader(text.splitlines()))]
-    else:
-        blocks = re.findall(r"^\|.*(?:\n\|.*)+", text, re.MULTILINE)
-        tables = [[line[1:-1].split("|") for line in block.splitlines()] for block in blocks]
+    tables = [list(csv.reader(text.splitlines()))] if name.endswith(".csv") else markdown_tables(text)
     words = [[[word.strip().replace(" ", "_") for word in line] for line in table] for table in tables]
     found = [(table[0], line) for table in words for line in table[1:] if line[: row.count("/") + 1] == row.split("/")]
     if len(found) != 1:
@@ -168,6 +163,12 @@ def cell(text: str, name: str, row: str, column: str) -> str:
     if column not in header:
         raise FileError(f"{name}: no column {column}; there is {', '.join(header)}")
     return line[header.index(column)]
+
+
+def markdown_tables(text: str) -> list[list[list[str]]]:
+    """Return the cells of each line of each table in Markdown; the second line is the rule below the header."""
+    blocks = re.findall(r"^\|.*(?:\n\|.*)+", text, re.MULTILINE)
+    return [[[word.strip() for word in line[1:-1].split("|")] for line in block.splitlines()] for block in blocks]
 
 
 def read(root: Path, name: str) -> Any:
@@ -185,14 +186,14 @@ def read(root: Path, name: str) -> Any:
 
 
 def read_table(root: Path, name: str, columns: str, rows: str) -> str:
-    """Return a Markdown file, or the given columns and rows of the one table in it. Raises FileError."""
+    """Return a Markdown file, or the given columns and rows of its first table. Raises FileError."""
     text = read(root, name).strip()
     if not columns:
         return text
-    header, _, *body = [line[1:-1].split("|") for line in text.splitlines() if line.startswith("|")] or [[], []]
+    header, _, *body = next(iter(markdown_tables(text)), [[], []])
     try:
         lines = [header, ["---"] * len(header), *(body[int(row)] for row in rows.split())]
-        cells = [[line[int(column)].strip() for column in columns.split()] for line in lines]
+        cells = [[line[int(column)] for column in columns.split()] for line in lines]
     except IndexError:
         there = f"{len(header)} columns and {len(body)} rows"
         raise FileError(f"{name}: columns {columns} rows {rows}: the table has {there}, counted from 0") from None

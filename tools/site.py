@@ -102,10 +102,8 @@ def dvc_stages(root: Path, file: str) -> dict[str, Any]:
 
 def models_digest(root: Path) -> str:
     """Return the first characters of a hash over the committed models and classifiers."""
-    digest = hashlib.sha256()
-    for path in sorted((root / "reports" / params.SOURCE / "checkpoint").rglob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:8]
+    folder = root / "reports" / params.SOURCE / "checkpoint"
+    return files.fingerprint([], sorted(folder.rglob("*.safetensors")))[:8]
 
 
 class Site:
