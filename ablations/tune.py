@@ -24,6 +24,7 @@ from qmvae.pipeline import artifacts, checkpoint, files, params, training
 from qmvae.pipeline.schema import Count, Fraction, ModelName, Name, Section, Seed, with_changes
 from qmvae.pipeline.stages.evaluate import make_evaluator
 from qmvae.report import plots, tables
+from qmvae.train import resolve_precision
 
 LEFT_OUT = "calibration", "coherence"  # parts of Evaluator.evaluate that tuning.csv does not keep
 
@@ -71,7 +72,8 @@ def tune(run: params.Params, tuning: Tuning, name: str, dataset: Dataset) -> dic
     device, folder = dataset.train.pairs.device, run.artifacts / "progress" / "tuning" / name
     folder.mkdir(parents=True, exist_ok=True)
     run, row = with_entry(run, name, entry), {"name": name} | entry.model_dump()
-    row |= {"commit": commit(), "device": device.type}
+    precision = resolve_precision(run.training[entry.model].precision, device)
+    row |= {"commit": commit(), "device": device.type, "precision": precision}
     row["changes"] = json.dumps(entry.changes)
     digest = f"{training.fingerprint(run, entry.model)} {chosen.model_dump_json()}"
     training.train_seed(run, entry.model, entry.seed, dataset, folder, digest)

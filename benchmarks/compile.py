@@ -32,6 +32,7 @@ from qmvae.pipeline import params
 from qmvae.pipeline.schema import Params
 from qmvae.pipeline.training import resolve_device
 from qmvae.report.tables import MODELS
+from qmvae.train import resolve_precision
 
 
 def measure(run: Params, name: str, split, config: dict, duration: float, rounds: int) -> dict:
@@ -74,7 +75,8 @@ def main() -> None:
             settings = run.training[name]
             with tempfile.TemporaryDirectory() as folder:
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-                title = f"{title}, {settings.precision}, {settings.batch_size} pairs"
+                precision = resolve_precision(settings.precision, split.pairs.device)
+                title = f"{title}, {precision}, {settings.batch_size} pairs"
                 rows[title] = measure(run, name, split, config, arguments.seconds, arguments.rounds)
             print(title, rows[title], flush=True)
     text = f"{describe(torch.device(resolve_device(run)))}; medians of {arguments.rounds} rounds."

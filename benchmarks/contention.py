@@ -25,6 +25,7 @@ from timing import compared, describe, images, markdown, save, training
 
 from qmvae.pipeline import datasets, files, params
 from qmvae.pipeline.threads import FreeThreads
+from qmvae.train import resolve_precision
 
 WARM = 4.0  # seconds; FreeThreads looks at the load every two seconds
 PRESETS = ("quick", "subset")
@@ -121,7 +122,8 @@ def main() -> None:
         order = list(dict.fromkeys(frame["case"]))
         rounds = frame[frame.preset == preset].pivot(index="round", columns="case", values="ms a step")[order]
         rounds = rounds.add_prefix(f"{preset}: ")
-        text += f"\n\nQ-MVAE, as in `{preset}`: batches of {settings.batch_size}, {settings.precision}\n\n"
+        precision = resolve_precision(settings.precision, torch.device("cpu"))
+        text += f"\n\nQ-MVAE, as in `{preset}`: batches of {settings.batch_size}, {precision}\n\n"
         text += markdown(compared(rounds, f"{preset}: {REFERENCE}", "ms a step")).rstrip()
     files.save_text(params.find_root() / "reports" / "bench" / "contention.csv", frame.to_csv(index=False))
     return save("contention.md", text + "\n")

@@ -48,6 +48,7 @@ from qmvae.pipeline.jobs import workers
 from qmvae.pipeline.schema import Params
 from qmvae.pipeline.training import resolve_device
 from qmvae.report.tables import MODELS
+from qmvae.train import resolve_precision
 
 PRECISIONS = ("float32", "bfloat16")
 BATCH, ROWS, CONDITIONS = 128, 10_000, 60_000
@@ -243,7 +244,8 @@ def main() -> None:
         tables["mvae"].loc[title, "MFLOP a pair"] = f"{work:g}"
         tables["mvae"].loc[title, "of the peak"] = f"{work * rate[title] / peaks[p] / 1000:.0%}"
     passes = [f"MMVAE, K = {K}, {title}, float32" for title in PASSES]
-    alone = f"{MODELS['qmvae']}, {run.training['qmvae'].precision}"
+    precision = resolve_precision(run.training["qmvae"].precision, device)
+    alone = f"{MODELS['qmvae']}, {precision}"
     reached = " and ".join(f"{value:,g} GFLOP/s in {p}" for p, value in peaks.items())
     save(
         f"throughput-{device.type}.md",
@@ -252,7 +254,7 @@ def main() -> None:
         f"{markdown(tables['mmvae'])}\nMMVAE with K = {K} in float32 trains {rate[passes[0]] / rate[passes[1]]:.2f} "
         f"times as many pairs a second in two passes as in one. "
         f"Q-MVAE's cross-generation with both classifiers: {rate.evaluation:,g} conditions/s, "
-        f"{rate.evaluation / rate[alone]:.1f} times the pairs/s of its training in {run.training['qmvae'].precision}."
+        f"{rate.evaluation / rate[alone]:.1f} times the pairs/s of its training in {precision}."
         f"\n\n{protocol(arguments.seconds, device)}",
     )
     csv = rounds.rename_axis("round").to_csv(float_format="%.6g")

@@ -246,7 +246,7 @@ def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch):
     for kind in ("judges", "strong_judges", "supervised"):  # squares in ten places are easy to tell apart
         assert all(value > 0.9 for value in found[kind].values()), (kind, found[kind])
     numbers = found["models"]["qmvae"]
-    assert numbers["steps"] == 60
+    assert numbers["steps"] == 60 and numbers["precision"] == "float32"
     for part, keys in {"cross": {"mnist_to_svhn", "svhn_to_mnist"}, "linear": {"mnist", "svhn", "both"}}.items():
         assert set(numbers[part]) == keys
         assert all(len(n["seeds"]) == 2 and 0 <= n["mean"] <= 1 for n in numbers[part].values())

@@ -24,6 +24,7 @@ def metrics():
         "linear": {"mnist": entry(0.98), "svhn": entry(0.81), "both": entry(0.99)},
         "steps": 10000,
         "batch_size": 128,
+        "precision": "bfloat16",
         "codes": {"shared": 20, "private": 10},
     }
     return {

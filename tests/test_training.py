@@ -20,7 +20,7 @@ from qmvae.pipeline.schema import MODELS
 from qmvae.pipeline.stages import train as stage
 from qmvae.pipeline.threads import FreeThreads
 from qmvae.pipeline.training import Log, TrainingError
-from qmvae.train import BatchSampler, lr_scale, make_optimizer, training_steps
+from qmvae.train import BatchSampler, lr_scale, make_optimizer, resolve_precision, training_steps
 
 
 @pytest.fixture
@@ -116,6 +116,52 @@ def test_bfloat16_follows_float32_and_its_weights_stay_float32(project, name):
     assert rows["bfloat16"] != rows["float32"], "the precision changed nothing"
     assert rows["bfloat16"] == pytest.approx(rows["float32"], rel=0.05)
     assert {t.dtype for t in tensor_files.load(folder / "model.safetensors")[0].values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "device, has, expected",
+    [
+        ("cpu", {"avx2": True, "avx512_f": True}, "float32"),
+        ("cpu", {"avx512_bf16": False, "amx_bf16": True}, "bfloat16"),
+        ("cpu", {"avx512_bf16": True}, "bfloat16"),
+        ("cpu", {"neon": True, "bf16": True}, "bfloat16"),  # ARM
+        ("cpu", {}, "float32"),
+        ("cuda", True, "bfloat16"),
+        ("cuda", False, "float32"),  # GPUs before Ampere emulate it
+    ],
+)
+def test_auto_is_bfloat16_where_the_device_has_instructions_for_it(monkeypatch, device, has, expected):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: has)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: has or including_emulation)
+    assert resolve_precision("auto", torch.device(device)) == expected
+    for choice in ("float32", "bfloat16"):
+        assert resolve_precision(choice, torch.device(device)) == choice
+
+
+@pytest.mark.parametrize("flag, precision", [(True, "bfloat16"), (False, "float32")])
+def test_auto_trains_as_the_precision_that_it_stands_for(project, monkeypatch, flag, precision):
+    """The same fingerprint and the same bytes, and model.json says which it was."""
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": flag})
+    found = {}
+    for choice in ("auto", precision):
+        write_params(project, precision=choice)
+        run = params.load()
+        shutil.rmtree(run.artifacts / "progress", ignore_errors=True)
+        train(run)
+        found[choice] = outcome(run.artifacts / "models")
+    assert found["auto"] == found[precision]
+    assert files.load_json(run.model_folder("qmvae", 0) / "model.json")["precision"] == precision
+
+
+def test_a_checkpoint_in_another_precision_is_not_resumed(project, monkeypatch):
+    """The checkpoint of a processor with bfloat16, taken to one without."""
+    write_params(project, precision="auto")
+    run = params.load()
+    prints = set()
+    for flag in (True, False):
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda flag=flag: {"avx512_bf16": flag})
+        prints.add(training.fingerprint(run, "qmvae"))
+    assert len(prints) == 2
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

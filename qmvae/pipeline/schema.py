@@ -81,7 +81,7 @@ class Training(Section):
     steps: Count
     batch_size: BatchSize
     lr: Positive
-    precision: Literal["float32", "bfloat16"]  # of the networks; weights and losses are float32
+    precision: Literal["auto", "float32", "bfloat16"]  # of the networks (train.resolve_precision); weights are float32
     compile: Literal["auto", "on", "off"]  # torch.compile of the objective; auto: on a GPU
     cooldown: Fraction  # of training, at its end, in which the learning rate falls linearly to 0
     checkpoint_every: Count

@@ -19,7 +19,7 @@ from qmvae.data.dataset import Dataset
 from qmvae.pipeline import checkpoint, code, datasets, files, tensor_files
 from qmvae.pipeline.schema import Params
 from qmvae.pipeline.threads import FreeThreads
-from qmvae.train import make_optimizer, training_steps
+from qmvae.train import make_optimizer, resolve_precision, training_steps
 
 PACKAGE = Path(__file__).parents[2]
 
@@ -102,9 +102,10 @@ def train_seed(
     model = checkpoint.build_model(name, getattr(run, name), dataset.shapes, run.networks).to(device)
     model = model.to(memory_format=torch.channels_last)  # the fastest layout for convolutions, on CPU and GPU
     optimizer, log = make_optimizer(model, settings.lr), Log(settings.log_every)
-    about = {"preset": run.preset, "images": dataset.describe(), "seed": seed}
+    precision = resolve_precision(settings.precision, device)
+    about = {"preset": run.preset, "images": dataset.describe(), "seed": seed, "precision": precision}
     path = folder / "checkpoint.safetensors"
-    start, threads = resume(path, fingerprint, model, optimizer, log), FreeThreads(settings.precision)
+    start, threads = resume(path, fingerprint, model, optimizer, log), FreeThreads(precision)
     if start:
         print(f"{title}: continues from step {start:,} of {settings.steps:,}", flush=True)
     steps = training_steps(model, optimizer, dataset.train, settings, seed, start)
@@ -168,12 +169,14 @@ def resume(path: Path, fingerprint: str, model, optimizer, log: Log) -> int:
 def fingerprint(run: Params, name: str) -> str:
     """Return the SHA-256 over all that a seed's result depends on.
 
-    These are its parameters, images and pairs, the code without its wording, torch's version and the kind of device.
+    These are its parameters, with the precision that `auto` stands for here, images and pairs, the code without its
+    wording, torch's version and the kind of device.
     """
-    settings = run.training[name].model_dump(exclude={"seeds", "checkpoint_every"})
+    settings, device = run.training[name].model_dump(exclude={"seeds", "checkpoint_every"}), resolve_device(run)
+    settings["precision"] = resolve_precision(settings["precision"], device)
     parts = [name, settings, getattr(run, name).model_dump(), run.networks]
     sources = ["qmvae/pipeline/training.py", code.model_file(name)]
-    parts += [torch.__version__, resolve_device(run).type, code.code_hash(PACKAGE, sources)]
+    parts += [torch.__version__, device.type, code.code_hash(PACKAGE, sources)]
     return files.fingerprint(parts, sorted((run.artifacts / "data").glob("*.safetensors")))
 
 

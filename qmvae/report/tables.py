@@ -181,7 +181,12 @@ def caption(metrics: dict, titles: dict[str, str], what: str) -> str:
     standard, strong = (
         ", ".join(f"{titles[name]} {100 * value:.1f} %" for name, value in metrics[kind].items()) for kind in kinds
     )
-    steps = grouped({title: f"{model['steps']:,} x {model['batch_size']}" for title, model in models.items()})
+    steps = grouped(
+        {
+            title: f"{model['steps']:,} x {model['batch_size']} in {model['precision']}"
+            for title, model in models.items()
+        }
+    )
     codes = grouped(
         {
             title: f"{model['codes']['shared']}" + (f" + {size} each" if (size := model["codes"]["private"]) else "")

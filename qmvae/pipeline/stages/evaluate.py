@@ -48,7 +48,7 @@ def make_evaluator(params: Params, dataset: Dataset, settings: Any) -> Evaluator
 
 
 def evaluate(params: Params, name: str) -> dict:
-    """Return the numbers of every seed as lists, by part and key, and the steps, batch size and codes of the model."""
+    """Return the numbers of every seed as lists, by part and key, and how the model was trained."""
     FreeThreads("float32")
     device = resolve_device(params)
     evaluator = make_evaluator(params, artifacts.load_dataset(params, device), params.evaluation)
@@ -62,8 +62,11 @@ def evaluate(params: Params, name: str) -> dict:
                 entries.setdefault(key, []).append(value)
         print(f"{name}, seed {seed}: {percentages(found['cross'] | found['linear'] | found['coherence'])}", flush=True)
     training = params.training[name]
+    trained = [files.load_json(params.model_folder(name, seed) / "model.json") for seed in params.seeds]
     about = {"conditions": len(evaluator.conditions), "codes": model.sizes}
-    return about | {"steps": training.steps, "batch_size": training.batch_size, "numbers": numbers}
+    about |= {"steps": training.steps, "batch_size": training.batch_size}
+    about["precision"] = " or ".join(sorted({found["precision"] for found in trained}))
+    return about | {"numbers": numbers}
 
 
 def percentages(values: dict[str, float]) -> str:
