@@ -97,8 +97,9 @@ def resolve_precision(choice: str, device: torch.device) -> str:
         return choice
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:  # x86: AVX-512 BF16 or AMX; ARM: BF16
-        fast = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    else:  # x86: AVX-512 BF16 or AMX; ARM: BF16; oneDNN (MKL-DNN) has the convolutions that use them
+        has = torch.cpu.get_capabilities()
+        fast = torch.backends.mkldnn.is_available() and any(map(has.get, ("avx512_bf16", "amx_bf16", "bf16")))
     return "bfloat16" if fast else "float32"
 
 

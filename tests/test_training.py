@@ -125,12 +125,14 @@ def test_bfloat16_follows_float32_and_its_weights_stay_float32(project, name):
         ("cpu", {"avx512_bf16": False, "amx_bf16": True}, "bfloat16"),
         ("cpu", {"avx512_bf16": True}, "bfloat16"),
         ("cpu", {"neon": True, "bf16": True}, "bfloat16"),  # ARM
+        ("cpu", {"neon": True, "bf16": True, "no oneDNN": True}, "float32"),  # a build of torch without it
         ("cpu", {}, "float32"),
         ("cuda", True, "bfloat16"),
         ("cuda", False, "float32"),  # GPUs before Ampere emulate it
     ],
 )
 def test_auto_is_bfloat16_where_the_device_has_instructions_for_it(monkeypatch, device, has, expected):
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: "no oneDNN" not in str(has))
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: has)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: has or including_emulation)
     assert resolve_precision("auto", torch.device(device)) == expected
@@ -141,6 +143,7 @@ def test_auto_is_bfloat16_where_the_device_has_instructions_for_it(monkeypatch, 
 @pytest.mark.parametrize("flag, precision", [(True, "bfloat16"), (False, "float32")])
 def test_auto_trains_as_the_precision_that_it_stands_for(project, monkeypatch, flag, precision):
     """The same fingerprint and the same bytes, and model.json says which it was."""
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: True)
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": flag})
     found = {}
     for choice in ("auto", precision):
@@ -155,6 +158,7 @@ def test_auto_trains_as_the_precision_that_it_stands_for(project, monkeypatch, f
 
 def test_a_checkpoint_in_another_precision_is_not_resumed(project, monkeypatch):
     """The checkpoint of a processor with bfloat16, taken to one without."""
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: True)
     write_params(project, precision="auto")
     run = params.load()
     prints = set()
