@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ def pytest_configure(config):
     settings = contextlib.ExitStack()
     settings.enter_context(surroundings.own_settings())
     os.environ.update(jobs.one_thread())
+    # torch.compile's cache, which a user's runs share, keeps the half-written files of a killed one
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = settings.enter_context(tempfile.TemporaryDirectory())
     config.add_cleanup(settings.close)
 
 
