@@ -118,33 +118,48 @@ def test_bfloat16_follows_float32_and_its_weights_stay_float32(project, name):
     assert {t.dtype for t in tensor_files.load(folder / "model.safetensors")[0].values()} == {torch.float32}
 
 
+def on_processor(monkeypatch, onednn=True, **has):
+    """Let torch say that the processor has these instructions, and whether torch was built with oneDNN."""
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: has)
+    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: onednn)
+
+
 @pytest.mark.parametrize(
-    "device, has, expected",
+    "has, expected",
     [
-        ("cpu", {"avx2": True, "avx512_f": True}, "float32"),
-        ("cpu", {"avx512_bf16": False, "amx_bf16": True}, "bfloat16"),
-        ("cpu", {"avx512_bf16": True}, "bfloat16"),
-        ("cpu", {"neon": True, "bf16": True}, "bfloat16"),  # ARM
-        ("cpu", {"neon": True, "bf16": True, "no oneDNN": True}, "float32"),  # a build of torch without it
-        ("cpu", {}, "float32"),
-        ("cuda", True, "bfloat16"),
-        ("cuda", False, "float32"),  # GPUs before Ampere emulate it
+        ({"avx2": True, "avx512_f": True}, "float32"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bfloat16"),
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"neon": True, "bf16": True}, "bfloat16"),  # ARM
+        ({"neon": True, "bf16": True, "onednn": False}, "float32"),
+        ({}, "float32"),
     ],
 )
-def test_auto_is_bfloat16_where_the_device_has_instructions_for_it(monkeypatch, device, has, expected):
-    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: "no oneDNN" not in str(has))
-    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: has)
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: has or including_emulation)
-    assert resolve_precision("auto", torch.device(device)) == expected
-    for choice in ("float32", "bfloat16"):
-        assert resolve_precision(choice, torch.device(device)) == choice
+def test_auto_is_bfloat16_on_a_processor_with_instructions_for_it(monkeypatch, has, expected):
+    on_processor(monkeypatch, **has)
+    assert resolve_precision("auto", torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize("native, expected", [(True, "bfloat16"), (False, "float32")])
+def test_auto_is_float32_on_a_gpu_that_emulates_bfloat16(monkeypatch, native, expected):
+    """As those before Ampere do."""
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: native or including_emulation)
+    assert resolve_precision("auto", torch.device("cuda")) == expected
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("choice", ["float32", "bfloat16"])
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_chosen_precision_is_kept_on_any_device(monkeypatch, device, choice, flag):
+    on_processor(monkeypatch, avx512_bf16=flag)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: flag or including_emulation)
+    assert resolve_precision(choice, torch.device(device)) == choice
 
 
 @pytest.mark.parametrize("flag, precision", [(True, "bfloat16"), (False, "float32")])
 def test_auto_trains_as_the_precision_that_it_stands_for(project, monkeypatch, flag, precision):
     """The same fingerprint and the same bytes, and model.json says which it was."""
-    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: True)
-    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": flag})
+    on_processor(monkeypatch, avx512_bf16=flag)
     found = {}
     for choice in ("auto", precision):
         write_params(project, precision=choice)
@@ -156,14 +171,13 @@ def test_auto_trains_as_the_precision_that_it_stands_for(project, monkeypatch, f
     assert files.load_json(run.model_folder("qmvae", 0) / "model.json")["precision"] == precision
 
 
-def test_a_checkpoint_in_another_precision_is_not_resumed(project, monkeypatch):
-    """The checkpoint of a processor with bfloat16, taken to one without."""
-    monkeypatch.setattr("torch.backends.mkldnn.is_available", lambda: True)
+def test_a_fingerprint_has_the_precision_that_auto_stands_for(project, monkeypatch):
+    """So a checkpoint of a processor with bfloat16 is not resumed on one without."""
     write_params(project, precision="auto")
     run = params.load()
     prints = set()
     for flag in (True, False):
-        monkeypatch.setattr("torch.cpu.get_capabilities", lambda flag=flag: {"avx512_bf16": flag})
+        on_processor(monkeypatch, avx512_bf16=flag)
         prints.add(training.fingerprint(run, "qmvae"))
     assert len(prints) == 2
 

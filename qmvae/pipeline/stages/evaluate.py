@@ -62,10 +62,9 @@ def evaluate(params: Params, name: str) -> dict:
                 entries.setdefault(key, []).append(value)
         print(f"{name}, seed {seed}: {percentages(found['cross'] | found['linear'] | found['coherence'])}", flush=True)
     training = params.training[name]
-    trained = [files.load_json(params.model_folder(name, seed) / "model.json") for seed in params.seeds]
+    precisions = {files.load_json(params.model_folder(name, seed) / "model.json")["precision"] for seed in params.seeds}
     about = {"conditions": len(evaluator.conditions), "codes": model.sizes}
-    about |= {"steps": training.steps, "batch_size": training.batch_size}
-    about["precision"] = " or ".join(sorted({found["precision"] for found in trained}))
+    about |= {"steps": training.steps, "batch_size": training.batch_size, "precision": " or ".join(sorted(precisions))}
     return about | {"numbers": numbers}
 
 
