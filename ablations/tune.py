@@ -138,12 +138,12 @@ def qualifies(row: dict[str, str]) -> bool:
     )
 
 
-def tradeoff(rows: list[dict[str, str]], titles: Mapping[str, str]) -> pd.DataFrame:
+def tradeoff(rows: list[dict[str, str]], run: params.Params, titles: Mapping[str, str]) -> pd.DataFrame:
     """Return accuracy and style of the runs that differ in their private KL weights only, for plots.tradeoff.
 
     A line has the runs of one model and one number of steps, three or more. Accuracy is that of cross-generation by the
-    stronger classifier, in %. Style is the mean R2 over the target's measures. `chosen` is the run of each line with
-    the highest mean accuracy among those that qualify.
+    stronger classifier, in %. Style is the mean R2 over the target's measures. `weight` is the target's private KL
+    weight. `chosen` is the run of each line with the highest mean accuracy among those that qualify.
     """
     lines: dict[str, list[dict[str, str]]] = {}
     for row in rows:
@@ -161,6 +161,7 @@ def tradeoff(rows: list[dict[str, str]], titles: Mapping[str, str]) -> pd.DataFr
             "model": line,
             "accuracy": 100 * float(row[f"cross_strong.{key}"]),
             "style": fmean(float(row[name]) for name in row if name.startswith(f"style.{b}_")),
+            "weight": (json.loads(row["changes"]).get("kl_private") or getattr(run, row["model"]).kl_private)[b],
             "chosen": best[line] is row,
         }
         for line, points in lines.items()
@@ -195,7 +196,7 @@ def run_all(run: params.Params, names: list[str]) -> None:
             told = [f"{key} {value}" for key, value in row.items() if key.startswith(("cross_strong", "style"))]
             print(f"{name}: {', '.join(told)}", flush=True)
     with alone(locks):
-        if not (frame := tradeoff(read_rows(path), whole.titles)).empty:
+        if not (frame := tradeoff(read_rows(path), run, whole.titles)).empty:
             artifacts.save_figure(run, plots.tradeoff(frame), "tradeoff")
 
 

@@ -154,15 +154,17 @@ def test_tiles_lie_where_they_should():
     np.testing.assert_allclose(middles[22, ::8], [0.6, 0.7, 0.8])
 
 
-def test_tradeoff_connects_a_models_points_by_style_and_rings_the_chosen_ones():
-    rows = [("a to b", "Q", 90.0, 0.2, False), ("a to b", "Q", 80.0, 0.9, True), ("a to b", "Q", 85.0, 0.5, False)]
-    rows += [("a to b", "D", 70.0, 0.6, True), ("b to a", "D", 60.0, 0.1, True), ("b to a", "Q", 50.0, 0.3, False)]
-    frame = pd.DataFrame(rows, columns=["direction", "model", "accuracy", "style", "chosen"])
+def test_tradeoff_connects_a_models_points_by_weight_and_rings_the_chosen_ones():
+    rows = [("a to b", "Q", 90.0, 0.2, 18.0, False), ("a to b", "Q", 80.0, 0.5, 1.5, True)]
+    rows += [("a to b", "Q", 85.0, 0.9, 3.0, False), ("a to b", "D", 70.0, 0.6, 1.0, True)]
+    rows += [("b to a", "D", 60.0, 0.1, 1.0, True), ("b to a", "Q", 50.0, 0.3, 3.0, False)]
+    frame = pd.DataFrame(rows, columns=["direction", "model", "accuracy", "style", "weight", "chosen"])
     left, right = plots.tradeoff(frame).axes
     assert [axis.get_title() for axis in (left, right)] == ["(a) a to b", "(b) b to a"]
     points = {line.get_label(): (line.get_xdata().tolist(), line.get_ydata().tolist()) for line in left.lines}
-    assert points == {"Q": ([0.2, 0.5, 0.9], [90.0, 85.0, 80.0]), "D": ([0.6], [70.0])}
-    assert [ring.get_offsets().tolist() for ring in left.collections] == [[[0.9, 80.0]], [[0.6, 70.0]]]
+    assert points == {"Q": ([0.5, 0.9, 0.2], [80.0, 85.0, 90.0]), "D": ([0.6], [70.0])}
+    assert {text.xy: text.get_text() for text in left.texts}[0.5, 80.0] == "1.5"
+    assert [ring.get_offsets().tolist() for ring in left.collections] == [[[0.5, 80.0]], [[0.6, 70.0]]]
     assert [ring.get_offsets().tolist() for ring in right.collections] == [[], [[0.1, 60.0]]]
     colours = [[(line.get_label(), line.get_color()) for line in axis.lines] for axis in (left, right)]
     assert colours[0] == colours[1], "a model has one colour in all panels"

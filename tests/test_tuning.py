@@ -67,8 +67,10 @@ def test_rows_are_added_with_the_columns_that_they_need(tmp_path):
 
 
 def test_the_tradeoff_has_runs_of_other_kl_weights_only_and_marks_what_the_protocol_selects():
-    rows = tune.read_rows(params.load("subset").root / "reports" / "subset" / "tuning.csv")
-    frame = tune.tradeoff(rows, {"mnist": "MNIST", "svhn": "SVHN"})
+    run = params.load("subset")
+    rows = tune.read_rows(run.root / "reports" / "subset" / "tuning.csv")
+    frame = tune.tradeoff(rows, run, {"mnist": "MNIST", "svhn": "SVHN"})
+    assert {*frame[frame.model == "DMVAE, 4,000 steps"].weight} == {300, 150, 100, 50, 30, 15, 10, 5, 3, 2}
     assert dict(frame.model.value_counts() // 2) == {
         "Q-MVAE, 4,000 steps": 6,
         "DMVAE, 4,000 steps": 5,
@@ -83,4 +85,4 @@ def test_the_tradeoff_has_runs_of_other_kl_weights_only_and_marks_what_the_proto
         chosen = frame[(frame.model == model) & frame.chosen]
         expected = [100 * float(by_name[name][f"cross_strong.{key}"]) for key in ("mnist_to_svhn", "svhn_to_mnist")]
         assert chosen.accuracy.tolist() == pytest.approx(expected)
-    assert tune.tradeoff([], {"mnist": "MNIST", "svhn": "SVHN"}).empty
+    assert tune.tradeoff([], run, {"mnist": "MNIST", "svhn": "SVHN"}).empty

@@ -17,9 +17,9 @@ def test_a_claim_is_tested_among_all_others():
     assert p < 0.05 < 8 * p  # significant alone, not among eight
     alone = decide([Claim("a", strong, weak)])
     assert alone.verdict[0] == "holds" and alone["measured here"][0] == f"+10.0 points (p = {p:.2g})"
-    assert decide([Claim("a", strong, weak)] * 8).verdict.unique() == ["holds in the mean"]
+    assert decide([Claim("a", strong, weak)] * 8).verdict.unique() == ["the claimed sign, not decided"]
     assert decide([Claim("a", weak, strong)]).verdict[0] == "does not hold here"
-    assert decide([Claim("a", weak, strong)] * 8).verdict[0] == "not decided here"
+    assert decide([Claim("a", weak, strong)] * 8).verdict[0] == "the other sign, not decided"
 
 
 def test_a_model_at_the_chance_level_has_no_rank_and_takes_no_test_from_the_others():
@@ -28,6 +28,17 @@ def test_a_model_at_the_chance_level_has_no_rank_and_takes_no_test_from_the_othe
     assert list(found.verdict) == ["holds", "no verdict: a model is at the chance level"]
     assert found["measured here"][1] == "+70.0 points (not tested)"
     assert found["measured here"][0] == decide([Claim("a", strong, weak)])["measured here"][0]
+
+
+def test_the_same_evidence_has_the_same_words_with_either_sign():
+    near, nearer = [0.80, 0.85, 0.90], [0.84, 0.83, 0.91]
+    words = [decide([Claim("a", *pair)]).verdict[0] for pair in ((near, nearer), (nearer, near))]
+    assert words == ["the other sign, not decided", "the claimed sign, not decided"]
+
+
+def test_a_distance_is_not_told_in_points():
+    found = decide([Claim("a", [68.9, 69.4, 66.5], [51.3, 62.1, 55.3], share=False)])
+    assert found["measured here"][0].startswith("+12.0 (p = ")
 
 
 def test_one_seed_decides_nothing():

@@ -171,18 +171,21 @@ def tradeoff(frame: pd.DataFrame) -> Figure:
     """Draw accuracy against style, one panel a direction, one line a model, with a ring round each chosen point.
 
     frame: a row for each trained model, with the columns `direction` and `model` (titles; a model with several lengths
-    of training has several), `accuracy` (in %), `style` (the R2 of translations) and `chosen` (bool). Each line
-    connects a model's points in the order of their style.
+    of training has several), `accuracy` (in %), `style` (the R2 of translations), `weight` (beside the point) and
+    `chosen` (bool). Each line connects a model's points in the order of their weights.
     """
     directions = frame.direction.unique()
     size = (WIDTH, WIDTH / max(2, len(directions)))
     figure, axes = plt.subplots(1, len(directions), figsize=size, squeeze=False, layout="constrained")
     for axis, letter, direction in zip(axes.flat, string.ascii_lowercase, directions, strict=False):
         for model, look, marker in zip(frame.model.unique(), LINES, "osD^vP", strict=False):
-            points = frame[(frame.direction == direction) & (frame.model == model)].sort_values("style")
+            points = frame[(frame.direction == direction) & (frame.model == model)].sort_values("weight")
             axis.plot(points["style"], points.accuracy, marker=marker, markersize=4, label=model, **look)
             chosen = points[points.chosen]
             axis.scatter(chosen["style"], chosen.accuracy, s=80, facecolors="none", edgecolors=look["color"])
+            for x, y, weight in zip(points["style"], points.accuracy, points.weight, strict=True):
+                beside = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": 6, "color": look["color"]}
+                axis.annotate(f"{weight:g}", (x, y), **beside)
         axis.set_title(f"({letter}) {direction}")
         axis.set(xlabel="style, $R^2$ of translations", ylabel="accuracy, %")
     axes.flat[0].legend()

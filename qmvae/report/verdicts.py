@@ -12,15 +12,16 @@ TRAINED = 0.05  # a model trained for a task if its mean accuracy is this far ab
 
 
 class Claim(NamedTuple):
-    """A claim that one quantity is larger than another, with the values of both, a fraction of 1 for each seed.
+    """A claim that one quantity is larger than another, with the values of both, one for each seed.
 
-    chance: the chance level of both, if they are accuracies.
+    chance: the chance level of both, if they are accuracies. share: whether they are fractions of 1, told in points.
     """
 
     text: str
     larger: Sequence[float]
     smaller: Sequence[float]
     chance: float | None = None
+    share: bool = True
 
 
 def trained(values: Sequence[float], chance: float | None) -> bool:
@@ -48,8 +49,8 @@ def decide(claims: Sequence[Claim]) -> pd.DataFrame:
 
     Without chance level, or if both models trained, a paired t-test over the seeds decides, corrected for all tests
     of the table. The verdicts are `holds` and `does not hold here` (p < LEVEL, with the claimed sign or the other), and
-    `holds in the mean` and `not decided here` (p >= LEVEL). One seed gives no test, and the verdict is the sign of the
-    difference. If a model is at the chance level, the verdict says so: its rank says nothing about its method.
+    the sign with `not decided` (p >= LEVEL) or `not tested` (one seed gives no test). If a model is at the chance
+    level, the verdict says so: its rank says nothing about its method.
     """
     able = [trained(c.larger, c.chance) and trained(c.smaller, c.chance) for c in claims]
     tested = [i for i, claim in enumerate(claims) if able[i] and len(claim.larger) > 1]
@@ -57,15 +58,16 @@ def decide(claims: Sequence[Claim]) -> pd.DataFrame:
     p_values = dict(zip(tested, found, strict=True))
     rows = []
     for i, claim in enumerate(claims):
-        gap, p = 100 * (fmean(claim.larger) - fmean(claim.smaller)), p_values.get(i, 1.0)
+        gap, p = fmean(claim.larger) - fmean(claim.smaller), p_values.get(i, 1.0)
         if not able[i]:
             word = "no verdict: a model is at the chance level"
-        elif len(claim.larger) == 1:
-            word = "the claimed sign, not tested" if gap > 0 else "the other sign, not tested"
-        elif gap > 0:
-            word = "holds" if p < LEVEL else "holds in the mean"
+        elif p < LEVEL:
+            word = "holds" if gap > 0 else "does not hold here"
         else:
-            word = "does not hold here" if p < LEVEL else "not decided here"
+            sign = "the claimed sign" if gap > 0 else "the other sign"
+            word = f"{sign}, {'not decided' if i in p_values else 'not tested'}"
         evidence = f"p = {p:.2g}" if i in p_values else "not tested" if len(claim.larger) > 1 else "one seed"
-        rows.append((claim.text, f"{gap:+.1f} points ({evidence})", word))
+        rows.append(
+            (claim.text, f"{100 * gap:+.1f} points ({evidence})" if claim.share else f"{gap:+.1f} ({evidence})", word)
+        )
     return pd.DataFrame(rows, columns=["claim", "measured here", "verdict"])
