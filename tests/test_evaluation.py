@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tiny import make_data, write_archives, write_project
+from tiny import ROOT, make_data, write_archives, write_project
 
 from qmvae.data.dataset import Dataset, Split, pair_by_class
 from qmvae.evaluate import cross_generation, linear_probe
 from qmvae.evaluate.evaluator import Evaluator
 from qmvae.model.base import MultimodalVAE
 from qmvae.model.gaussian import Gaussian
+from qmvae.pipeline import checkpoint, params
+from qmvae.pipeline.schema import MODELS
 from qmvae.report import tables
 
 NAMES = ("mnist", "svhn")
@@ -29,6 +31,20 @@ def index_of(images, classes=10):
     return (images.flatten(1).mean(dim=1) * 255 / level(classes)).round().long()
 
 
+class Encoder(torch.nn.Module):
+    """Gives a point on the circle for each class; `turned`, the next class's point for the first half of classes."""
+
+    def __init__(self, classes, turned):
+        super().__init__()
+        self.classes, self.turned = classes, turned
+
+    def forward(self, x):
+        index = index_of(x, self.classes)
+        index = index + (index < self.classes // 2) if self.turned else index
+        angle = index * 2 * math.pi / self.classes
+        return Gaussian(torch.stack([angle.cos(), angle.sin()], dim=1), torch.full((len(x), 2), -20.0))
+
+
 class Oracle(MultimodalVAE):
     """Encodes the class of an image, but that of SVHN's first half of classes as the next one, and decodes it."""
 
@@ -37,13 +53,7 @@ class Oracle(MultimodalVAE):
         shapes = {name: (1, 8, 8) if name == "mnist" else (3, 8, 8) for name in names}
         super().__init__(shapes, dict.fromkeys(names, "mlp"), config)
         self.classes = classes
-
-    def shared(self, images):
-        ((name, x),) = images.items()
-        index = index_of(x, self.classes)
-        index = index + (index < self.classes // 2) if name == "svhn" else index
-        angle = index * 2 * math.pi / self.classes
-        return Gaussian(torch.stack([angle.cos(), angle.sin()], dim=1), torch.full((len(x), 2), -20.0))
+        self.shared_encoders = torch.nn.ModuleDict({name: Encoder(classes, name == "svhn") for name in names})
 
     def decode(self, name, z, h):
         index = (torch.atan2(z[:, 1], z[:, 0]) * self.classes / (2 * math.pi)).round().remainder(self.classes)
@@ -129,7 +139,7 @@ def test_contrast_is_the_ratio_of_the_deviations_of_grey_levels(dataset, monkeyp
 @pytest.mark.parametrize("classes", LABELS)
 def test_the_linear_probe_is_fitted_to_fused_codes_and_tested_on_each_kind(classes, monkeypatch):
     dataset = flat_dataset(classes)
-    monkeypatch.setattr(Oracle, "fuse", lambda self, posteriors: posteriors["mnist"])
+    monkeypatch.setattr(Oracle, "fuse", lambda self, posteriors: next(iter(posteriors.values())))  # MNIST's of a pair
     score, calibration = linear_probe.linear_probe(Oracle(classes), dataset, torch.arange(60 * classes))
     wrong = classes // 2 / classes
     assert score == pytest.approx({"mnist": 1.0, "svhn": 1 - wrong, "both": 1.0})
@@ -145,14 +155,18 @@ def test_expected_calibration_error():
     assert linear_probe.expected_calibration_error(torch.ones(3), torch.ones(3, dtype=torch.bool)) == 0
 
 
-def test_the_fused_code_of_a_pair_is_made_of_that_pairs_images(dataset):
-    model, images = Oracle(), dataset.train.images["mnist"]
-    codes = linear_probe.encode(lambda x: model.shared({"mnist": x}), images)
-    i, j = dataset.train.pairs[17].tolist()
-    one = {"mnist": images[i : i + 1].float() / 255}
-    assert isinstance(codes, Gaussian)
-    torch.testing.assert_close(codes.mean[i : i + 1], model.shared(one).mean)
-    assert dataset.train.labels["mnist"][i] == dataset.train.labels["svhn"][j]
+@pytest.mark.parametrize("name", MODELS)
+def test_the_fused_code_of_a_pair_is_that_of_the_pairs_images(dataset, name):
+    run = params.load("subset", ROOT)
+    torch.manual_seed(0)
+    model = checkpoint.build_model(name, getattr(run, name), dataset.shapes, run.networks)
+    if not (model.has_shared and model.is_fused):
+        pytest.skip("no fused code")
+    split, pairs = dataset.train, dataset.train.pairs[[17, 200, 400]]
+    found = linear_probe.fused_posterior(model, split, pairs, linear_probe.encode_experts(model, split))
+    expected = model.shared(split.batch(torch.tensor([17, 200, 400]))[0])
+    torch.testing.assert_close(found.mean, expected.mean)
+    torch.testing.assert_close(found.logvar, expected.logvar)
 
 
 def test_a_model_without_fused_codes_has_no_both(dataset, monkeypatch):
@@ -259,3 +273,7 @@ def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch):
     first, second = (tables.table(found, part) for part in ("cross", "linear"))
     assert first.loc["chance level", ("svhn_to_mnist", "strong", "mean")] == pytest.approx(10)
     assert second.loc["Q-MVAE", ("both", "ours", "mean")] > 90 and len(tables.style(found, run.images.titles)) == 15
+
+    before, path = evaluate.fingerprint(run, "qmvae"), run.model_folder("qmvae", 1) / "model.json"
+    path.write_text(path.read_text().replace('"test_time": "mean"', '"test_time": "sample"'))  # the weights stay
+    assert evaluate.fingerprint(run, "qmvae") != before

@@ -36,6 +36,12 @@ def test_the_same_evidence_has_the_same_words_with_either_sign():
     assert words == ["the other sign, not decided", "the claimed sign, not decided"]
 
 
+def test_seeds_that_do_not_differ_decide_nothing_and_take_nothing_from_the_others():
+    found = decide([Claim("a", [1.0, 1.0], [1.0, 1.0]), Claim("b", [0.90, 0.91, 0.92], [0.1, 0.11, 0.13])])
+    assert found.verdict.tolist() == ["the other sign, not decided", "holds"]
+    assert found["measured here"][0] == "+0.0 points (p = 1)"
+
+
 def test_a_distance_is_not_told_in_points():
     found = decide([Claim("a", [68.9, 69.4, 66.5], [51.3, 62.1, 55.3], share=False)])
     assert found["measured here"][0].startswith("+12.0 (p = ")

@@ -23,6 +23,32 @@ def encode(encoder: Callable[[Tensor], Any], images: Tensor) -> Any:
     return type(parts[0])(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
+def encode_experts(model: MultimodalVAE, split: Split) -> dict[str, Any]:
+    """Return the expert q(z|x_m) of every image, by modality, as `model.fuse` takes it."""
+    return {name: encode(model.shared_encoders[name], images) for name, images in split.images.items()}
+
+
+def of_pairs(experts: dict[str, Any], pairs: Tensor) -> dict[str, Any]:
+    """Return the expert of each modality's image in each pair."""
+    columns = zip(experts.items(), pairs.long().unbind(dim=1), strict=True)
+    return {name: type(q)(*(part[column] for part in q)) for (name, q), column in columns}
+
+
+@torch.no_grad()
+def fused_posterior(model: MultimodalVAE, split: Split, pairs: Tensor, experts: dict[str, Any]) -> Any:
+    """Return the posterior of each pair given all of its images, as `model.shared` gives it.
+
+    `fuse` has it from the experts, so each image is encoded once. A joint encoder receives the images.
+    """
+    if not model.has_joint_encoder:
+        return model.fuse(of_pairs(experts, pairs))
+    parts = []
+    for chunk in pairs.long().split(CHUNK):
+        columns = zip(split.images.items(), chunk.unbind(dim=1), strict=True)
+        parts.append(model.shared({name: images[column].float() / 255 for (name, images), column in columns}))
+    return type(parts[0])(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
 @torch.no_grad()
 def linear_probe(model: MultimodalVAE, dataset: Dataset, indices: Tensor) -> tuple[dict[str, float], dict[str, float]]:
     """Return Table 2's accuracies (section 4.3), fractions of 1, and the expected calibration errors, not in the paper.
@@ -34,34 +60,16 @@ def linear_probe(model: MultimodalVAE, dataset: Dataset, indices: Tensor) -> tup
     the other, and has no `both`. The calibration is that of probabilities averaged over SAMPLES samples of a posterior.
     indices: int64 (n,) into the training pairs.
     """
-    train, test = (
-        {name: encode(lambda x: model.shared({name: x}), images) for name, images in split.images.items()}
-        for split in (dataset.train, dataset.test)
-    )
-
-    def of_pairs(posteriors: dict[str, Any], pairs: Tensor) -> dict[str, Any]:
-        """Return the posterior of each modality's image in each pair."""
-        columns = zip(posteriors.items(), pairs.long().unbind(dim=1), strict=True)
-        return {name: type(q)(*(part[column] for part in q)) for (name, q), column in columns}
-
-    def of_both(split: Split, pairs: Tensor, posteriors: dict[str, Any]) -> Any:
-        """Return the posterior of each pair given all of its images; `fuse` has it from their own posteriors."""
-        if not model.has_joint_encoder:
-            return model.fuse(posteriors)
-        parts = []
-        for chunk in pairs.long().split(CHUNK):
-            columns = zip(split.images.items(), chunk.unbind(dim=1), strict=True)
-            parts.append(model.shared({name: images[column].float() / 255 for (name, images), column in columns}))
-        return type(parts[0])(*(torch.cat(part) for part in zip(*parts, strict=True)))
-
     names = list(dataset.shapes)
     pairs = dataset.train.pairs[indices]
     labels = dataset.train.labels[names[0]][pairs[:, 0].long()]
-    posteriors = of_pairs(train, pairs)
+    train, test = (encode_experts(model, split) for split in (dataset.train, dataset.test))
     if model.is_fused:
-        codes = of_both(dataset.train, pairs, posteriors).mean
+        codes = fused_posterior(model, dataset.train, pairs, train).mean
     else:
-        codes, labels = torch.cat([q.mean for q in posteriors.values()]), labels.repeat(len(names))
+        alone = of_pairs(train, pairs)
+        codes = torch.cat([model.fuse({name: q}).mean for name, q in alone.items()])
+        labels = labels.repeat(len(names))
     layer = make_pipeline(StandardScaler(), LogisticRegression(C=100.0, max_iter=1000))
     layer.fit(codes.cpu().double(), labels.cpu())
 
@@ -76,10 +84,11 @@ def linear_probe(model: MultimodalVAE, dataset: Dataset, indices: Tensor) -> tup
         calibration[name] = expected_calibration_error(confidence, correct)
 
     for name in names:
-        score(name, test[name], dataset.test.labels[name])
+        score(name, model.fuse({name: test[name]}), dataset.test.labels[name])
     if model.is_fused:
-        truth = dataset.test.labels[names[0]][dataset.test.pairs[:, 0].long()]
-        score("both", of_both(dataset.test, dataset.test.pairs, of_pairs(test, dataset.test.pairs)), truth)
+        pairs = dataset.test.pairs
+        truth = dataset.test.labels[names[0]][pairs[:, 0].long()]
+        score("both", fused_posterior(model, dataset.test, pairs, test), truth)
     return accuracies, calibration
 
 

@@ -1,6 +1,7 @@
 """Verdicts on the paper's claims from the seeds of our runs: paired t-tests, corrected for their number."""
 
 from collections.abc import Sequence
+from math import isnan
 from statistics import fmean
 from typing import NamedTuple
 
@@ -54,19 +55,20 @@ def decide(claims: Sequence[Claim]) -> pd.DataFrame:
     """
     able = [trained(c.larger, c.chance) and trained(c.smaller, c.chance) for c in claims]
     tested = [i for i, claim in enumerate(claims) if able[i] and len(claim.larger) > 1]
-    found = holm([float(ttest_rel(claims[i].larger, claims[i].smaller).pvalue) for i in tested])
-    p_values = dict(zip(tested, found, strict=True))
+    p_values = [float(ttest_rel(claims[i].larger, claims[i].smaller).pvalue) for i in tested]
+    found = holm([1.0 if isnan(p) else p for p in p_values])  # undefined if no seed differs
+    corrected = dict(zip(tested, found, strict=True))
     rows = []
     for i, claim in enumerate(claims):
-        gap, p = fmean(claim.larger) - fmean(claim.smaller), p_values.get(i, 1.0)
+        gap, p = fmean(claim.larger) - fmean(claim.smaller), corrected.get(i, 1.0)
         if not able[i]:
             word = "no verdict: a model is at the chance level"
         elif p < LEVEL:
             word = "holds" if gap > 0 else "does not hold here"
         else:
             sign = "the claimed sign" if gap > 0 else "the other sign"
-            word = f"{sign}, {'not decided' if i in p_values else 'not tested'}"
-        evidence = f"p = {p:.2g}" if i in p_values else "not tested" if len(claim.larger) > 1 else "one seed"
+            word = f"{sign}, {'not decided' if i in corrected else 'not tested'}"
+        evidence = f"p = {p:.2g}" if i in corrected else "not tested" if len(claim.larger) > 1 else "one seed"
         rows.append(
             (claim.text, f"{100 * gap:+.1f} points ({evidence})" if claim.share else f"{gap:+.1f} ({evidence})", word)
         )

@@ -33,8 +33,10 @@ def fingerprint(params: Params, name: str) -> str:
     """Return the SHA-256 over all that a model's numbers depend on."""
     sources = ["qmvae/pipeline/stages/evaluate.py", code.model_file(name)]
     parts = [params.evaluation.model_dump(), params.seeds, code.code_hash(PACKAGE, sources)]
-    folders = params.artifacts / "data", params.artifacts / "classifiers", params.artifacts / "models" / name
-    return files.fingerprint(parts, sorted(path for folder in folders for path in folder.rglob("*.safetensors")))
+    models = params.artifacts / "models" / name
+    folders = params.artifacts / "data", params.artifacts / "classifiers", models
+    tensors = (path for folder in folders for path in folder.rglob("*.safetensors"))
+    return files.fingerprint(parts, sorted([*tensors, *models.rglob("model.json")]))  # such as `test_time`
 
 
 def make_evaluator(params: Params, dataset: Dataset, settings: Any) -> Evaluator:
