@@ -57,7 +57,7 @@ def main() -> None:
     name = parser.parse_args().name
     try:
         ablate(params.load(), name)
-    except (params.ParamsError, training.TrainingError, files.FileError) as error:
+    except (params.ParamsError, training.TrainingError, files.FileError, OSError) as error:
         raise SystemExit(f"ablation {name}: {error}") from None
 
 

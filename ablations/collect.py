@@ -44,7 +44,7 @@ def spread(run: params.Params) -> dict[str, dict[str, float]]:
 def main() -> None:
     try:
         collect(params.load())
-    except (params.ParamsError, files.FileError) as error:
+    except (params.ParamsError, files.FileError, OSError) as error:
         raise SystemExit(f"ablations: {error}") from None
 
 

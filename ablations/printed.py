@@ -46,7 +46,7 @@ def main() -> None:
         folder = run.artifacts / "progress" / "printed"
         train(run, dataset, folder)
         evaluate(run, dataset, folder)
-    except (params.ParamsError, training.TrainingError, files.FileError) as error:
+    except (params.ParamsError, training.TrainingError, files.FileError, OSError) as error:
         raise SystemExit(f"printed objective: {error}") from None
 
 

@@ -128,7 +128,7 @@ def train_and_evaluate(run: params.Params) -> None:
 def main() -> None:
     try:
         train_and_evaluate(params.load())
-    except (params.ParamsError, training.TrainingError, files.FileError) as error:
+    except (params.ParamsError, training.TrainingError, files.FileError, OSError) as error:
         raise SystemExit(f"three modalities: {error}") from None
 
 

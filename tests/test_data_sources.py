@@ -340,6 +340,8 @@ def break_file(path, how):
     path.unlink()
     if how == "folder":
         path.mkdir()
+    elif how == "pipe":
+        os.mkfifo(path)
     elif how == "cut short":
         path.write_bytes(content[: len(content) // 2])
     elif how == "empty":
@@ -353,6 +355,7 @@ def break_file(path, how):
     [
         ("missing", "file not found, expected an archive with train_images, .*make repro PRESET=quick"),
         ("folder", "found a folder, expected a .npz file"),
+        ("pipe", "found no regular file, expected a .npz file"),  # reading it would wait for ever
         ("cut short", "found no complete .npz file .*train_images.*copy it again"),
         ("empty", "found no complete .npz file"),
         ("a bare array", "found no complete .npz file"),

@@ -105,6 +105,20 @@ def test_a_pickle_bomb_at_every_door(project, door, kind):
         assert went_off.exists(), "the bomb was no bomb"
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", "3", '{"numbers": {"cross": {"a": []}}}'])
+@pytest.mark.parametrize("door", [door for door in DOORS if door.endswith((f"{TINY}/models/qmvae/seed-0/model.json",
+    "accuracy.json", "evaluation/qmvae.json"))])  # fmt: skip
+def test_json_of_another_form_is_refused_by_name(project, door, text):
+    run, path = params.load(root=project), project / door
+    files.save_text(path, text)
+    if "progress" in door:
+        assert DOORS[door](path, run) is False, "these numbers are made again"
+        return
+    with pytest.raises(files.FileError, match="does not describe|has not the") as error:
+        DOORS[door](path, run)
+    assert str(path) in str(error.value)
+
+
 def test_an_old_torchvision_folder_with_pickles_is_not_opened(tmp_path, published):  # noqa: F811
     for name in ("training.pt", "test.pt"):  # torchvision's MNIST loads them before it looks for anything else
         path = tmp_path / "data" / "MNIST" / "processed" / name

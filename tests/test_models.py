@@ -269,6 +269,22 @@ def test_what_is_no_array_is_refused_by_name(images):
         make("mvae")[0].shared({"mnist": images})
 
 
+@pytest.mark.parametrize("name", ["qmvae", "jmvae"])  # with a joint encoder, too
+def test_what_does_not_belong_together_is_refused(name):
+    model, images, labels = make(name)
+    x, y = images["mnist"], images["svhn"]
+    for call, message in (
+        (lambda: model.shared({"mnist": x[:3], "svhn": y[:2]}), "as many images of each"),
+        (lambda: model.shared(x), "expected images by modality, .* got Tensor"),
+        (lambda: model.translate({"mnist": x}, "svhn", y[:1]), r"svhn: expected a private code for each .*\(12, "),
+        (lambda: model.cross_generate({"mnist": x}, "svhn", private=torch.zeros(12, 9)), r"svhn: .* got \(12, 9\)"),
+        (lambda: model.loss({"mnist": x}, labels), "expected one of each modality for each label"),
+        (lambda: model.loss(images, labels[:5]), "expected one of each modality for each label"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
 @every
 def test_training_skips_the_check_of_the_range(name, monkeypatch):
     model, images, labels = make(name)

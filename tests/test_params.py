@@ -94,6 +94,14 @@ FAULTS = {
         lambda d: d["presets"]["quick"]["images"].update(titles={"mnist": "digits", "svhn": "digits"}),
         r"presets.quick.images.titles: \['digits', 'digits'\] repeats a title; tables need different ones",
     ),
+    "a title of two lines": (
+        lambda d: d["presets"]["quick"]["images"].update(titles={"mnist": "digits\nof hands"}),
+        "presets.quick.images.titles.mnist",
+    ),
+    "a term of Eq. 19 twice": (
+        lambda d: d["qmvae"].update(quadruplet=["first", "first"]),
+        r"quadruplet: \['first', 'first'\] repeats a term; give each term once",
+    ),
     "one pair for Table 1": (lambda d: d["presets"]["quick"]["evaluation"].update(conditions=1), "conditions.*10"),
     "one pair for Table 2": (lambda d: d["presets"]["quick"]["evaluation"].update(probe_pairs=1), "probe_pairs.*10"),
     "a family without its scale": (

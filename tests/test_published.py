@@ -82,7 +82,10 @@ def trained(tmp_path_factory):
         for kind, build in CLASSIFIERS.items():
             path = run.artifacts / "classifiers" / f"{m}-{kind}.safetensors"
             tensor_files.save(path, build(shape, 10).state_dict())
-    files.save_json(run.artifacts / "classifiers" / "accuracy.json", {"standard": {"mnist": 0.1, "svhn": 0.1}})
+    files.save_json(
+        run.artifacts / "classifiers" / "accuracy.json",
+        dict.fromkeys((*CLASSIFIERS, "supervised"), {"mnist": 0.1, "svhn": 0.1}),
+    )
     files.save_json(run.reports / "metrics.json", {"preset": "subset"})
     return root
 

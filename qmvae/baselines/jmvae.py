@@ -67,9 +67,9 @@ class JMVAE(MultimodalVAE):
 
         images and errors: as in MultimodalVAE.shared.
         """
-        if set(images) == set(self.shapes):
-            return self.joint_encoder({m: self._checked(m, x) for m, x in images.items()})
-        return super().shared(images)
+        if set(checked := self._all_checked(images)) == set(self.shapes):
+            return self.joint_encoder(checked)
+        return super().shared(checked)
 
     def schedule(self, progress: float) -> dict[str, Any]:
         """Return `beta`, the weight of the KL divergence from the prior.

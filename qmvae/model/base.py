@@ -59,7 +59,11 @@ class MultimodalVAE(nn.Module):
 
         images: a batch of every modality. labels: the classes of the pairs, integers (N,).
         progress: the completed fraction of training, in [0, 1]; `schedule` turns it into arguments of `objective`.
+        Raises ValueError unless every modality has an image for each label.
         """
+        found = {m: len(x) for m, x in images.items()}
+        if found != (expected := dict.fromkeys(self.shapes, len(labels))):
+            raise ValueError(f"images: expected one of each modality for each label, {expected}, got {found}")
         return self.objective(images, labels, **self.schedule(progress))
 
     def objective(self, images: Images, labels: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -101,9 +105,10 @@ class MultimodalVAE(nn.Module):
         """Return q(z|the given modalities), a distribution over (N, shared) with `mean`, `logvar` and `rsample()`.
 
         images: one or more modalities, (N, C, H, W) in [0, 1] each: tensors, or what torch.as_tensor accepts.
-        Raises ValueError on no or an unknown modality, and on images of another shape or range.
+        Raises ValueError on no or an unknown modality, on images of another shape or range, and on modalities with
+        different numbers of images.
         """
-        return self.fuse({m: self.shared_encoders[self._known(m)](self._checked(m, x)) for m, x in images.items()})
+        return self.fuse({m: self.shared_encoders[m](x) for m, x in self._all_checked(images).items()})
 
     def private(self, name: str, images: Any) -> Gaussian:
         """Return q(h_m|x_m) of modality `name`, a Gaussian over (N, private); images and errors are as in `shared`."""
@@ -144,7 +149,8 @@ class MultimodalVAE(nn.Module):
     ) -> Tensor:
         """Return images of `target`, (N, C, H, W) in [0, 1], with the shared code of `images` (section 4.2.1).
 
-        The returned images are the decoder's means. Raises ValueError on an unknown target.
+        The returned images are the decoder's means. Raises ValueError on an unknown target, and on private codes of
+        another shape.
 
         images: as in `shared`, with the same errors. private: codes h of the target, (N, private); default: samples of
         p(h). seed: of all samples; default: PyTorch's global generator.
@@ -152,6 +158,8 @@ class MultimodalVAE(nn.Module):
         generator = self._generator(seed)
         z = self.shared_code(self.shared(images), generator)
         h = self.private_prior(len(z), generator) if private is None else torch.as_tensor(private, dtype=z.dtype).to(z)
+        if h.shape != (expected := (len(z), self.sizes["private"])):
+            raise ValueError(f"{target}: expected a private code for each image, {expected}, got {tuple(h.shape)}")
         return self.decode(self._known(target), z, h)
 
     @torch.no_grad()
@@ -186,6 +194,16 @@ class MultimodalVAE(nn.Module):
         if name not in self.shapes:
             raise ValueError(f"modality {name!r}: unknown; this model has {', '.join(self.shapes)}")
         return name
+
+    def _all_checked(self, images: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the images of each modality, checked. Raises ValueError, also if their numbers differ."""
+        if not isinstance(images, Mapping):
+            raise ValueError(f"expected images by modality, such as {{'mnist': x}}, got {type(images).__name__}")
+        checked = {m: self._checked(m, x) for m, x in images.items()}
+        counts = {m: len(x) for m, x in checked.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"expected as many images of each modality, got {counts}")
+        return checked
 
     def _checked(self, name: str, images: Any) -> Tensor:
         """Return the images with the model's dtype and device.

@@ -75,9 +75,15 @@ def load_classifiers(
 
 
 def classifier_accuracy(run: Params) -> dict[str, dict[str, float]]:
-    """Return accuracies on the real test images by kind (`standard`, `strong`, `supervised`) and modality."""
+    """Return accuracies on the real test images by kind (`standard`, `strong`, `supervised`) and modality.
+
+    Raises FileError.
+    """
     prepare(run)
-    return files.load_json(run.artifacts / "classifiers" / "accuracy.json")
+    found = files.load_json(path := run.artifacts / "classifiers" / "accuracy.json")
+    if not isinstance(found, dict) or {"standard", "strong", "supervised"} - found.keys():
+        raise files.FileError(f"{path}: has not the accuracies of the classifiers; delete it and {files.REPRO}")
+    return found
 
 
 def metrics(run: Params) -> dict:

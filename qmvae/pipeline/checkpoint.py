@@ -62,7 +62,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Multim
             raise ValueError(f"shapes {shapes} are out of range")
         with torch.device("meta"):  # without memory: model.json may ask for any amount of it
             expected = build_model(name, config, shapes, about["nets"]).state_dict()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise files.FileError(f"{folder / 'model.json'}: does not describe a model: {error!r}; {hint}") from None
     weights = tensor_files.load_weights(folder / "model.safetensors", expected, "model.json", hint)
     model = build_model(name, config, shapes, about["nets"])

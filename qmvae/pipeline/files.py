@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+REPRO = "run `dvc repro`"
+
 
 class FileError(RuntimeError):
     """A file is missing, broken or can't be written; the message names it and says what to do."""
@@ -50,14 +52,15 @@ def save_json(path: Path, value) -> None:
     save_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def load_json(path: Path, hint: str = "run `dvc repro`"):
+def load_json(path: Path, hint: str = REPRO):
     """Return the value of a JSON file. Raises FileError if it is missing or broken; hint: what the user can do."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileError(f"{path}: file not found; {hint}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise FileError(f"{path}: cannot be read as JSON: {error}; delete it and {hint}") from None
+        cure = f"delete it and {hint}" if hint == REPRO else hint  # a run makes its own files again, no other file
+        raise FileError(f"{path}: cannot be read as JSON: {error}; {cure}") from None
 
 
 def fingerprint(parts: Any, paths: Iterable[Path]) -> str:
@@ -77,4 +80,4 @@ def _sha256(path: Path, modified: int, size: int) -> bytes:
 
 def has_fingerprint(path: Path, fingerprint: str) -> bool:
     """Return whether a JSON file is there and names this fingerprint. Raises FileError if it is broken."""
-    return path.exists() and load_json(path).get("fingerprint") == fingerprint
+    return path.exists() and isinstance(found := load_json(path), dict) and found.get("fingerprint") == fingerprint

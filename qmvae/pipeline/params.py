@@ -61,7 +61,7 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
     try:
         file = File.model_validate(document)
     except ValidationError as error:
-        raise ParamsError(_explain(path, error)) from None
+        raise ParamsError(explain(path, error)) from None
     if PUBLISHED in file.presets:
         raise ParamsError(f"{path}: presets.{PUBLISHED}: this name is for the committed models; rename the preset")
     settings = file.settings(file.preset)
@@ -103,7 +103,8 @@ def published_folder(folder: Path, name: str) -> Path:
     return folder if name == "qmvae" else folder / name
 
 
-def _explain(path: Path, error: ValidationError) -> str:
+def explain(path: Path, error: ValidationError) -> str:
+    """Return every fault of a file in one message, with its key, what was found and what was expected."""
     lines = []
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"])

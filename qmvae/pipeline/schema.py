@@ -19,6 +19,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Width = Annotated[int, Field(gt=0, le=4096)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Title = Annotated[str, Field(pattern=r"^[^\r\n]+$")]  # a table has one line for each
 Device = Literal["auto", "cpu", "cuda"]
 ModelName = Literal["qmvae", "translated", "mvae", "mmvae", "dmvae", "jmvae", "mopoe", "cvae", "vcca", "mmvaeplus"]
 TestTime = Literal["mean", "sample"]
@@ -58,7 +59,7 @@ Modalities = Mapping[str, Modality]
 
 class Images(Section):
     source: Literal["builtin", "archive", "torchvision"]
-    titles: dict[Name, str]  # by modality, of its images in figures and tables; default: the modality's name
+    titles: dict[Name, Title]  # by modality, of its images in figures and tables; default: the modality's name
     seed: Seed
 
 
@@ -150,6 +151,12 @@ class QMVAE(Section):
     unimodal_elbos: bool
     negatives: Negatives
     test_time: TestTime
+
+    @model_validator(mode="after")
+    def _terms_once(self):
+        if len(set(self.quadruplet)) < len(self.quadruplet):
+            raise ValueError(f"quadruplet: {self.quadruplet} repeats a term; give each term once")
+        return self
 
 
 class TranslatedQMVAE(QMVAE):

@@ -14,13 +14,20 @@ DIGITS = 6  # significant ones, so that the last bit of another processor leaves
 
 
 def run(params: Params) -> None:
-    """Write metrics.json, which has every number, and scores.json: the means of Tables 1 and 2 in per cent."""
+    """Write metrics.json, which has every number, and scores.json: the means of Tables 1 and 2 in per cent.
+
+    Raises FileError.
+    """
     dataset = artifacts.load_dataset(params)
     models: dict[str, dict] = {}
     for name in params.models:
-        result = files.load_json(params.artifacts / "evaluation" / f"{name}.json")
-        numbers = result.pop("numbers")
-        models[name] = result | {part: {k: summary(v) for k, v in found.items()} for part, found in numbers.items()}
+        path = params.artifacts / "evaluation" / f"{name}.json"
+        result = files.load_json(path)
+        try:
+            numbers = result.pop("numbers")
+            models[name] = result | {part: {k: summary(v) for k, v in found.items()} for part, found in numbers.items()}
+        except (KeyError, TypeError, AttributeError, statistics.StatisticsError):
+            raise files.FileError(f"{path}: has not the numbers of a model; delete it and {files.REPRO}") from None
     device = resolve_device(params)
     accuracy = artifacts.classifier_accuracy(params)
     metrics = {
