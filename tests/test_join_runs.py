@@ -1,5 +1,6 @@
 """Seeds or models that trained apart become one metrics.json, if all else agrees."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -7,13 +8,14 @@ import sys
 import pytest
 from tiny import ROOT
 
-from tools.join_runs import join
+from tools.join_runs import join, load, main
 
 
 def metrics(seeds, values, **other):
     entry = {"mean": sum(values) / len(values), "std": 0.0, "seeds": values}
     parts = {"cross": {"a_to_b": entry}, "linear": {"a": entry}}
-    return {"preset": "p", "seeds": seeds, "judges": {"a": 0.5}, "models": {"m": {"steps": 9, **parts}}} | other
+    models = {"m": {"steps": 9, **parts}}
+    return {"preset": "p", "seeds": seeds, "steps": 9, "judges": {"a": 0.5}, "models": models} | other
 
 
 def test_the_seeds_of_both_have_one_mean_and_spread():
@@ -66,3 +68,78 @@ def test_the_command_writes_both_files_or_none(tmp_path):
     assert run(metrics([1], [0.3])).stdout.endswith(": m; seeds [0, 1]\n")
     assert json.loads((tmp_path / "scores.json").read_text()) == {"m": {"a_to_b": 20.0, "a": 20.0}}
     assert json.loads(first.read_text())["seeds"] == [0, 1]
+
+
+def changed(key, value):
+    """Return the text of metrics with another value under names joined by dots."""
+    found = metrics([1], [0.2])
+    *names, last = key.split(".")
+    functools.reduce(dict.__getitem__, names, found)[last] = value
+    return json.dumps(found)
+
+
+@pytest.fixture
+def stopped(tmp_path, monkeypatch, capsys):
+    """Join the texts of two files, which must end in status 1 and change no file; return the message."""
+
+    def run(*texts):
+        paths = [tmp_path / name for name in ("metrics.json", "second.json")]
+        for path, text in zip(paths, texts, strict=True):
+            if text is not None:
+                path.write_text(text)
+        before = sorted(tmp_path.iterdir())
+        monkeypatch.setattr(sys, "argv", ["join_runs.py", *map(str, paths)])
+        with pytest.raises(SystemExit) as raised:
+            main()
+        assert raised.value.code == 1 and sorted(tmp_path.iterdir()) == before
+        assert all(path.read_text() == text for path, text in zip(paths, texts, strict=True) if text is not None)
+        return capsys.readouterr().err
+
+    return run
+
+
+ENTRY = "models.m.cross.a_to_b"
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "file not found; give two files metrics.json"),
+        ("{", "cannot be read as JSON"),
+        *((text, "seeds: expected a list of whole numbers; give") for text in ("{}", "[]", "null", "3", '"x"')),
+        *((changed("seeds", value), "seeds: expected a list of whole") for value in (3, [], [[1]], ["1"])),
+        *((changed("models", value), "models: expected an object with a model") for value in (3, [3], {})),
+        (changed("steps", None), "steps: expected a whole number"),
+        (changed("models.n", {}), "models.n.steps: expected a whole number"),
+        (changed("models.n", {"steps": 9}), "models.n.cross: expected an object with an entry or more"),
+        (changed("models.m.cross", {}), "models.m.cross: expected an object with an entry or more"),
+        (changed("models.m.linear", [3]), "models.m.linear: expected an object of entries"),
+        *((changed(ENTRY, value), f"{ENTRY}: expected mean, std and `seeds`") for value in (None, 3, {"mean": 1})),
+        *(
+            (changed(f"{ENTRY}.seeds", value), f"{ENTRY}: expected mean, std and `seeds` with 1 numbers")
+            for value in (None, "x", [], [1, 2], [[1]], ["x"])
+        ),
+        (changed(f"{ENTRY}.mean", "x"), f"{ENTRY}: expected mean, std and `seeds`"),
+        (changed(f"{ENTRY}.seeds", [float("nan")]), f"{ENTRY}.seeds.0: expected a finite number"),
+        (changed(f"{ENTRY}.mean", 10**400), f"{ENTRY}.mean: expected a finite number"),
+        (changed("judges.a", float("inf")), "judges.a: expected a finite number"),
+    ],
+)
+def test_a_broken_file_is_named_with_its_key(stopped, tmp_path, text, message, broken):
+    texts = [json.dumps(metrics([1], [0.2]))] * 2
+    texts[broken] = text
+    name = ("metrics.json", "second.json")[broken]
+    assert f"cannot be joined: {tmp_path / name}: {message}" in stopped(*texts)
+
+
+def test_what_cannot_be_written_leaves_the_first_file(stopped, tmp_path):
+    (tmp_path / "scores.json").mkdir()
+    texts = [json.dumps(metrics([seed], [0.2])) for seed in (0, 1)]
+    assert f"{tmp_path / 'scores.json'}: cannot be written" in stopped(*texts)
+
+
+@pytest.mark.parametrize("preset", ["quick", "subset"])
+def test_what_the_pipeline_writes_can_be_joined(preset):
+    path = ROOT / "reports" / preset / "metrics.json"
+    assert load(path) == json.loads(path.read_text())

@@ -1,6 +1,7 @@
 """Numbers of the text: each agrees with the source that it names, or has a reason for having none."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -104,12 +105,16 @@ def root(tmp_path):
     accuracy = {"mean": 0.90085, "std": 0.0036, "seeds": [0.9, 0.8, 0.95]}
     other = {"mean": 0.77, "std": 0.06, "seeds": [0.7, 0.75, 0.82]}
     values = {"q": accuracy, "d": other, "steps": 131410, "down": -1.25, "name": "text", "by": {"4000": {"a+b": 1.5}}}
+    values |= {"one": {"seeds": [0.9]}, "two": {"seeds": [0.9, 0.8]}, "odd": {"seeds": ["a", None]}, "none": []}
+    values |= {"nan": math.nan, "list": [1, math.nan], "huge": 10**400, "zero": 0, "big": 1e308}
+    values |= {"same": {"seeds": [0.5, 0.5]}, "spread": {"mean": 0.9, "std": "text"}, "mixed": [1, "text", {"a": 2}]}
     tables = {
         "runs.csv": 'name,steps,a value\nx_1,10,0.5\nx_1,20,0.75\n"y, 2",10,-0.25\n',
         "speed.md": "A rate of 1,011 GFLOP/s.\n\n| | in s |\n|:--|--:|\n| b c | 3.9e+03 |\n\n|m|n|\n|-|-|\n|b|70%|\n",
         "table1.md": "Table 1.\n\n| a |\n|---|\n| 1.5 |\n",
         "wide.md": "Table 2.\n\n| a   | b   | c   |\n|:----|:----|:----|\n| 1.5 |     | 3.5 |\n| 4.5 |     | 5.5 |\n",
         "broken.json": "{",
+        "short.csv": "name,steps\nx\n\n",
     }
     (tmp_path / "reports" / "p").mkdir(parents=True)
     for name, text in ({"m.json": json.dumps(values)} | tables).items():
@@ -132,6 +137,7 @@ def root(tmp_path):
         ("1000", "p/m.json steps", "131410"),
         ("9", "p/m.json steps", "131,410"),
         ("9.0", "p/m.json by.4000.a+b", "1.5"),
+        ("9", "p/m.json mixed.2.a", "2"),
         ("9.00", "p/m.json down", "−1.25"),
         ("-9.00", "p/m.json down", "-1.25"),
         ("+9.0", "p/m.json q - d %", "+13.1"),
@@ -174,6 +180,20 @@ def test_a_number_is_written_as_its_source_has_it(root, written, source, expecte
         ("1<!-- p/m.json q percent -->", "p/m.json q percent: expected names joined by dots"),
         ("1 ± 2<!-- p/m.json steps -->", "1 ± 2 needs an entry with mean and std"),
         ("1<!-- p/m.json q p steps -->", "a p-value needs two entries with `seeds`"),
+        ("1<!-- p/m.json q p one -->", "a p-value needs as many `seeds` twice, 2 or more; there are 3 and 1"),
+        ("1<!-- p/m.json one p one -->", "a p-value needs as many `seeds` twice, 2 or more; there are 1 and 1"),
+        ("1<!-- p/m.json two p odd -->", "p/m.json two p odd: expected a number, but it is 'a'"),
+        ("1<!-- p/m.json same p same -->", "p/m.json same p same: has no number: expected a finite number"),
+        ("1 ± 2<!-- p/m.json spread -->", "p/m.json spread: expected a number, but it is 'text'"),
+        ("1<!-- p/m.json none.min -->", "p/m.json none.min: has no number: min()"),
+        ("1<!-- p/m.json mixed.max -->", "p/m.json mixed.max: expected a number, but it is 'text'"),
+        ("1<!-- p/m.json list.min -->", "p/m.json list.min: expected a number, but it is 'nan'"),
+        ("1<!-- p/m.json nan -->", "p/m.json nan: expected a number, but it is 'nan'"),
+        ("1<!-- p/m.json huge -->", "p/m.json huge: has no number: int too large to convert to float"),
+        ("1<!-- p/m.json big % -->", "p/m.json big %: has no number: expected a finite number, but the result is inf"),
+        ("1<!-- p/m.json q / zero -->", "p/m.json q / zero: has no number: float division by zero; correct the"),
+        ("1<!-- p/short.csv y steps -->", "expected one row that begins with y, found 0; first cells are x"),
+        ("1<!-- p/short.csv x steps -->", "p/short.csv: no column steps; there is name in row x"),
         ("1<!-- p/runs.csv x_1 -->", "expected <row> <column> after p/runs.csv"),
         ("1<!-- p/runs.csv x_1 steps -->", "expected one row that begins with x_1, found 2; first cells are x_1, y,_2"),
         ("1<!-- p/runs.csv x_1/10 lost -->", "p/runs.csv: no column lost; there is name, steps, a_value"),
@@ -191,6 +211,8 @@ def test_a_number_is_written_as_its_source_has_it(root, written, source, expecte
             "<!-- table p/wide.md columns 0 rows 2 --><!-- end -->",
             "rows 2: the table has 3 columns and 2 rows",
         ),
+        ("<!-- table p/wide.md columns   rows 0 --><!-- end -->", "p/wide.md: expected a number or more after"),
+        ("<!-- table p/wide.md columns 0 rows   --><!-- end -->", "p/wide.md: expected a number or more after"),
     ],
 )
 def test_a_fault_in_a_comment_is_named(root, text, message):

@@ -20,6 +20,7 @@ a source. Comments in code have no effect. (A tools/numbers.py would hide Python
 import argparse
 import csv
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,10 @@ def fill(text: str, root: Path) -> tuple[str, list[str], list[str]]:
         except FileError as fault:
             faults.append(f"{line}: {fault}")
             return match[0]
+        except (ValueError, TypeError, ArithmeticError, csv.Error) as error:
+            place = (source or match["table"]).strip()
+            faults.append(f"{line}: {place}: has no number: {error}; correct the comment or its source")
+            return match[0]
         if new != old:
             changes.append(f"{line}: written {old}, source says {new} ({source.strip()})")
         return f"{new}<!--{source}-->"
@@ -90,20 +95,26 @@ def evaluate(root: Path, words: list[str], old: str) -> str:
         if operator or not isinstance(entry, dict) or not {"mean", "std"} <= {*entry}:
             raise FileError(f"{' '.join(words)}: {old} needs an entry with mean and std; else write a comment for each")
         parts = zip(old.split(" ± "), (entry["mean"], entry["std"]), strict=True)
-        return " ± ".join(write(scale * value, part) for part, value in parts)
+        return " ± ".join(write(scale * scalar(value, words), part) for part, value in parts)
     if not operator:
         return write(scale * scalar(entry, words), old)
     other = look_up(root, rest if rest and is_file(rest[0]) else [words[0], *rest])
     if operator == ["p"]:
-        if not all(isinstance(side, dict) and "seeds" in side for side in (entry, other)):
+        if not all(isinstance(side, dict) and isinstance(side.get("seeds"), list) for side in (entry, other)):
             raise FileError(f"{' '.join(words)}: a p-value needs two entries with `seeds`")
-        return write(ttest_rel(entry["seeds"], other["seeds"]).pvalue, old)
+        first, second = ([scalar(value, words) for value in side["seeds"]] for side in (entry, other))
+        if not len(first) == len(second) > 1:
+            found = f"{len(first)} and {len(second)}"
+            raise FileError(f"{' '.join(words)}: a p-value needs as many `seeds` twice, 2 or more; there are {found}")
+        return write(ttest_rel(first, second).pvalue, old)
     a, b = scalar(entry, words), scalar(other, words)
     return write(scale * (a - b if operator == ["-"] else a / b), old)
 
 
 def write(value: float, old: str) -> str:
-    """Return a number with the decimals, the plus sign and the thousands separators of `old`."""
+    """Return a number with the decimals, the plus sign and the thousands separators of `old`. Raises ValueError."""
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite number, but the result is {value}")
     comma = "" if re.search(r"\d{4}", old) else ","
     text = f"{value:{'+' if old[0] == '+' else ''}z{comma}.{len(old.partition('.')[2])}f}"
     return text if "-" in old else text.replace("-", "−")
@@ -111,11 +122,11 @@ def write(value: float, old: str) -> str:
 
 def scalar(entry: Any, words: list[str]) -> float:
     """Return an entry's number, or its mean. A text gives the number that it begins with."""
-    found = entry.get("mean") if isinstance(entry, dict) else entry
+    found = entry.get("mean", entry) if isinstance(entry, dict) else entry
     if isinstance(found, str) and (match := re.match(r"[+-]?\d[\d,]*(\.\d+)?(e[+-]\d+)?", found)):
-        return float(match[0].replace(",", ""))
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        more = f"it has {', '.join(map(str, entry))}" if isinstance(entry, dict) else f"it is {str(entry)[:60]!r}"
+        found = float(match[0].replace(",", ""))
+    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+        more = f"it has {', '.join(map(str, found))}" if isinstance(found, dict) else f"it is {str(found)[:60]!r}"
         raise FileError(f"{' '.join(words)}: expected a number, but {more}; correct the key")
     return found
 
@@ -143,7 +154,8 @@ def look_up(root: Path, words: list[str]) -> Any:
     entry = read(root, name)
     for part in key[0].split("."):
         if isinstance(entry, list):
-            entry = {"min": min(entry), "max": max(entry)} | dict(enumerate(entry))
+            values = [scalar(value, words) for value in entry] if part in ("min", "max") else [0.0]
+            entry = {"min": min(values), "max": max(values)} | dict(enumerate(entry))
         names = {str(k): v for k, v in entry.items()} if isinstance(entry, dict) else {}
         if part not in names:
             raise FileError(f"{name}: no {part!r} of {key[0]}; there is {', '.join(names) or 'nothing below'}")
@@ -157,11 +169,11 @@ def cell(text: str, name: str, row: str, column: str) -> str:
     words = [[[word.strip().replace(" ", "_") for word in line] for line in table] for table in tables]
     found = [(table[0], line) for table in words for line in table[1:] if line[: row.count("/") + 1] == row.split("/")]
     if len(found) != 1:
-        there = ", ".join(dict.fromkeys(line[0] for table in words for line in table[1:]))
+        there = ", ".join(dict.fromkeys(line[0] for table in words for line in table[1:] if line))
         raise FileError(f"{name}: expected one row that begins with {row}, found {len(found)}; first cells are {there}")
     header, line = found[0]
-    if column not in header:
-        raise FileError(f"{name}: no column {column}; there is {', '.join(header)}")
+    if column not in header[: len(line)]:
+        raise FileError(f"{name}: no column {column}; there is {', '.join(header[: len(line)])} in row {row}")
     return line[header.index(column)]
 
 
@@ -190,6 +202,8 @@ def read_table(root: Path, name: str, columns: str, rows: str) -> str:
     text = read(root, name).strip()
     if not columns:
         return text
+    if not (columns.split() and rows.split()):
+        raise FileError(f"{name}: expected a number or more after `columns` and after `rows`, counted from 0")
     header, _, *body = next(iter(markdown_tables(text)), [[], []])
     try:
         lines = [header, ["---"] * len(header), *(body[int(row)] for row in rows.split())]
