@@ -11,29 +11,36 @@ import fcntl
 import io
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from qmvae.data.dataset import Dataset, hold_out
 from qmvae.pipeline import artifacts, checkpoint, files, params, training
-from qmvae.pipeline.schema import Count, Fraction, ModelName, Name, Section, Seed, with_changes
+from qmvae.pipeline.schema import Count, ModelName, Name, Sample, Section, Seed, by_name, with_changes
 from qmvae.pipeline.stages.evaluate import make_evaluator
 from qmvae.report import plots, tables
 from qmvae.train import resolve_precision
 
+FILE = "ablations/tuning.yaml"
+COLUMNS = ["name", "model", "steps", "seed", "changes"]  # the first of tuning.csv; those of measures have a dot
+KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {  # what a cell holds, and what raises ValueError on another cell
+    "steps": ("a whole number", int),
+    "seed": ("a whole number", int),
+    "changes": ("a JSON mapping", lambda text: json.loads(text).items()),
+}
 LEFT_OUT = "calibration", "coherence"  # parts of Evaluator.evaluate that tuning.csv does not keep
 
 
 class Validation(Section):
-    part: Fraction
+    part: Annotated[float, Field(gt=0, lt=1)]
     seed: Seed
-    conditions: Count
-    probe_pairs: Count
+    conditions: Sample
+    probe_pairs: Sample
 
 
 class Entry(Section):
@@ -41,6 +48,13 @@ class Entry(Section):
     steps: Count
     seed: Seed
     changes: dict[str, Any]  # of `training` or of the model's section
+
+    @field_validator("changes")
+    @classmethod
+    def _not_its_own(cls, changes: dict[str, Any]):
+        if own := {"steps", "seeds"} & set(changes):
+            raise ValueError(f"{min(own)}: not used here; set the entry's own steps and seed")
+        return changes
 
 
 class Tuning(Section):
@@ -50,20 +64,51 @@ class Tuning(Section):
 
 def load(root: Path) -> Tuning:
     """Return the entries of ablations/tuning.yaml. Raises ParamsError."""
-    path = root / "ablations" / "tuning.yaml"
+    path = root / FILE
     try:
         return Tuning.model_validate(params.parse(path, typ="safe", pure=True)[1])
     except ValidationError as error:
-        raise params.ParamsError(f"{path} cannot be used: {error}") from None
+        raise params.ParamsError(params.explain(path, error)) from None
 
 
 def with_entry(run: params.Params, name: str, entry: Entry) -> params.Params:
     """Return the run with the settings of one entry. Raises ValueError, which names the key, on unknown settings."""
-    model, where = entry.model, f"ablations/tuning.yaml: runs.{name}.changes"
+    model, where = entry.model, f"{FILE}: runs.{name}.changes"
     own = getattr(run, model), run.training[model]
     section, settings = with_changes(where, model, *own, entry.changes, run.modalities)
     settings = settings.changed(where, {"steps": entry.steps, "seeds": [entry.seed]})
     return run.model_copy(update={model: section, "training": run.training | {model: settings}})
+
+
+def differs(run: params.Params, name: str, entry: Entry, row: dict[str, str]) -> bool:
+    """Return whether a row has another model, number of steps or seed than its entry, or another value of a setting.
+
+    A setting that the row does not name had the preset's value of its time, which the row does not keep. It is not
+    compared, and neither is one that no longer exists. Raises ValueError as `with_entry`.
+    """
+    chosen = with_entry(run, name, entry)
+    if (row["model"], int(row["steps"]), int(row["seed"])) != (entry.model, entry.steps, entry.seed):
+        return True
+    known = dict(getattr(run, entry.model)) | dict(run.training[entry.model])
+    changes = {key: value for key, value in json.loads(row["changes"]).items() if key in known}
+    try:
+        return with_entry(chosen, name, entry.model_copy(update={"changes": changes})) != chosen
+    except ValueError:  # a value that is no longer allowed
+        return True
+
+
+def split(whole: Dataset, run: params.Params, chosen: Validation) -> Dataset:
+    """Return the training images, a part of which is held out. Raises ParamsError if 10 pairs are not left of each."""
+    try:
+        dataset = hold_out(whole, chosen.part, run.pairs.multiplier, chosen.seed, run.pairs.redraw)
+        train, test = len(dataset.train.pairs), len(dataset.test.pairs)
+        fault = f"leaves {train:,} pairs for training and {test:,} for validation" if min(train, test) < 10 else ""
+    except (RuntimeError, ValueError) as error:  # of torch.cat, where no class keeps an image
+        fault = f"the images cannot be split: {error}"
+    if fault:
+        expected = "expected 10 pairs of each at least; use a part such as 0.1, or more images"
+        raise params.ParamsError(f"{FILE}: validation.part: {chosen.part}: {fault}; {expected}")
+    return dataset
 
 
 def tune(run: params.Params, tuning: Tuning, name: str, dataset: Dataset) -> dict[str, Any]:
@@ -85,13 +130,48 @@ def tune(run: params.Params, tuning: Tuning, name: str, dataset: Dataset) -> dic
 
 def commit() -> str:
     """Return the short hash of the current commit, or an empty text without git."""
-    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    try:
+        found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    except OSError:  # no such program
+        return ""
     return found.stdout.strip()
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of tuning.csv; none without the file."""
-    return list(csv.DictReader(path.open(encoding="utf-8"))) if path.exists() else []
+    """Return the rows of tuning.csv; none without the file. Raises FileError, which names a damaged line."""
+    cure = f"correct it, or restore it with `git checkout -- {path}`, which keeps committed rows only"
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # with the mark that Excel writes, too
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise files.FileError(f"{path}: cannot be read as UTF-8: {error}; {cure}") from None
+    reader, rows = csv.reader(io.StringIO(text, newline=""), strict=True), []
+    try:
+        header = next(reader, [])
+        if header[: len(COLUMNS)] != COLUMNS or len(set(header)) < len(header):
+            found = f"found {','.join(header)!r:.60}"
+            raise ValueError(f"expected different columns, of which the first are {','.join(COLUMNS)} ({found})")
+        for cells in filter(None, reader):
+            if len(cells) != len(header):
+                raise ValueError(f"found {len(cells)} cells, expected {len(header)} as in the header")
+            rows.append(dict(zip(header, cells, strict=True)))
+            check(rows[-1])
+        if not text.endswith(("\n", "\r")):
+            raise ValueError("found no end of the line, so its last cell may be cut; complete it")
+    except (ValueError, csv.Error, RecursionError) as error:
+        raise files.FileError(f"{path}: line {reader.line_num}: {error}; {cure}") from None
+    return rows
+
+
+def check(row: dict[str, str]) -> None:
+    """Raise ValueError, which names the column, on a cell of tuning.csv of another kind than its column holds."""
+    for key, value in row.items():
+        kind, read = KINDS.get(key, ("a number", float if "." in key and value else str))
+        try:
+            read(value)
+        except (ValueError, AttributeError):
+            raise ValueError(f"{key}: expected {kind} (found {value!r:.60})") from None
 
 
 @contextlib.contextmanager
@@ -114,6 +194,11 @@ def add_row(path: Path, row: dict[str, Any], locks: Path) -> None:
         files.save_text(path, text.getvalue())
 
 
+def style(row: dict[str, str], target: str) -> list[float]:
+    """Return R2 of each style measure of a target modality; none for a model without private codes."""
+    return [float(value) for key, value in row.items() if value and key.rpartition("_")[0] == f"style.{target}"]
+
+
 def differs_in_private_weights(row: dict[str, str]) -> bool:
     """Return whether a run belongs to the trade-off: it has private KL weights of its own, and all else as usual."""
     changes = json.loads(row["changes"])
@@ -132,10 +217,18 @@ def qualifies(row: dict[str, str]) -> bool:
 
     R2 of every background is at least 0.95, and each private code has 8 active dimensions or more.
     """
-    alive = all(float(row[key]) >= 8 for key in row if key.startswith("active.") and key.endswith("_private"))
+    found = {key: float(value) for key, value in row.items() if value and key.startswith(("active.", "style."))}
+    alive = all(found[key] >= 8 for key in found if key.startswith("active.") and key.endswith("_private"))
     return alive and all(
-        float(row[key]) >= 0.95 for key in row if key.startswith("style.") and key.endswith("_background")
+        found[key] >= 0.95 for key in found if key.startswith("style.") and key.endswith("_background")
     )
+
+
+def private_weights(run: params.Params, row: dict[str, str]) -> dict[str, float]:
+    """Return the private KL weight of each modality in a run. Raises ValueError on what a model does not take."""
+    section, where = getattr(run, row["model"]), f"tuning.csv: {row['name']}.changes"
+    changes = {key: value for key, value in json.loads(row["changes"]).items() if key == "kl_private"}
+    return section.changed(where, by_name(where, section, changes, run.modalities)).kl_private
 
 
 def tradeoff(rows: list[dict[str, str]], run: params.Params, titles: Mapping[str, str]) -> pd.DataFrame:
@@ -147,8 +240,10 @@ def tradeoff(rows: list[dict[str, str]], run: params.Params, titles: Mapping[str
     """
     lines: dict[str, list[dict[str, str]]] = {}
     for row in rows:
-        styled = any(row[key] for key in row if key.startswith("style."))
-        if row["model"] in tables.PAPER_MODELS and styled and differs_in_private_weights(row):
+        measured = [
+            row.get(f"cross_strong.{key}") and style(row, b) for key, (_, b) in tables.directions(titles).items()
+        ]
+        if row["model"] in tables.PAPER_MODELS and all(measured) and differs_in_private_weights(row):
             lines.setdefault(f"{tables.MODELS[row['model']]}, {int(row['steps']):,} steps", []).append(row)
     lines = {line: points for line, points in lines.items() if len(points) >= 3}
     best = {
@@ -160,8 +255,8 @@ def tradeoff(rows: list[dict[str, str]], run: params.Params, titles: Mapping[str
             "direction": f"{titles[a]} → {titles[b]}",
             "model": line,
             "accuracy": 100 * float(row[f"cross_strong.{key}"]),
-            "style": fmean(float(row[name]) for name in row if name.startswith(f"style.{b}_")),
-            "weight": (json.loads(row["changes"]).get("kl_private") or getattr(run, row["model"]).kl_private)[b],
+            "style": fmean(style(row, b)),
+            "weight": private_weights(run, row)[b],
             "chosen": best[line] is row,
         }
         for line, points in lines.items()
@@ -170,20 +265,40 @@ def tradeoff(rows: list[dict[str, str]], run: params.Params, titles: Mapping[str
     )
 
 
+def check_entries(
+    run: params.Params, tuning: Tuning, names: list[str], rows: dict[str, dict[str, str]], pairs: int
+) -> None:
+    """Print which entries differ from their rows, which are kept. Raises ValueError on an entry that cannot train."""
+    for name in names:
+        entry = tuning.runs[name]
+        batch = with_entry(run, name, entry).training[entry.model].batch_size
+        if name in rows and differs(run, name, entry, rows[name]):
+            found = ", ".join(rows[name][column] for column in COLUMNS[1:])
+            told = f"tuning.csv has a row of this name with other settings ({found}); it is kept, the entry is not run"
+            print(f"{FILE}: runs.{name}: {told}; give the entry another name to run it", flush=True)
+        elif name not in rows and batch > pairs:
+            fault = f"{batch:,} is more than the {pairs:,} training pairs; make it, or validation.part, smaller"
+            raise params.ParamsError(f"{FILE}: runs.{name}: batch_size: {fault}")
+
+
 def run_all(run: params.Params, names: list[str]) -> None:
     """Run the entries in order, add a row for each, and draw the trade-off of all rows.
 
-    Raises ParamsError, TrainingError and FileError.
+    Faults of tuning.yaml and tuning.csv are found before it trains. Raises ValueError, ParamsError too, TrainingError,
+    FileError and OSError.
     """
     tuning, path = load(run.root), run.reports / "tuning.csv"
     for name in names:
         if name not in tuning.runs:
             raise params.ParamsError(f"tuning.yaml: no run {name!r}; expected one of {', '.join(tuning.runs)}")
-    whole, chosen = artifacts.load_dataset(run, training.resolve_device(run)), tuning.validation
-    dataset = hold_out(whole, chosen.part, run.pairs.multiplier, chosen.seed, run.pairs.redraw)
+    names, rows = names or list(tuning.runs), read_rows(path)
+    whole = artifacts.load_dataset(run, training.resolve_device(run))
+    tradeoff(rows, run, whole.titles)
+    dataset = split(whole, run, tuning.validation)
+    check_entries(run, tuning, names, {row["name"]: row for row in rows}, len(dataset.train.pairs))
     locks = run.artifacts / "progress" / "tuning"
     locks.mkdir(parents=True, exist_ok=True)
-    for name in names or tuning.runs:
+    for name in names:
         with open(locks / f"{name}.lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -205,7 +320,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="entries of ablations/tuning.yaml; all, if none is given")
     try:
         run_all(params.load(params.SOURCE), parser.parse_args().names)
-    except (params.ParamsError, training.TrainingError, files.FileError, ValueError) as error:
+    except (params.ParamsError, training.TrainingError, files.FileError, OSError, ValueError) as error:
         raise SystemExit(f"tuning: {error}") from None
 
 
