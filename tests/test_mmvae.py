@@ -61,7 +61,7 @@ def test_bounds_against_a_numpy_loop(monkeypatch, objective, count):
     noise = torch.randn(count, 3, 3, 4, dtype=torch.float64)  # M, K, N, D
     monkeypatch.setattr(Laplace, "rsample", lambda q, generator=None: q.mean + q.scale * noise)
     with torch.no_grad():
-        terms = {name: value.item() for name, value in model.loss(images, labels).items()}
+        terms = {name: value.item() for name, value in model.loss(images, labels[:3]).items()}
         experts = [model.shared_encoders[m](x) for m, x in images.items()]
         prior = model.prior()
 
