@@ -67,9 +67,10 @@ class JMVAE(MultimodalVAE):
 
         images and errors: as in MultimodalVAE.shared.
         """
-        if set(checked := self._all_checked(images)) == set(self.shapes):
+        checked = self._all_checked(images)
+        if set(checked) == set(self.shapes):
             return self.joint_encoder(checked)
-        return super().shared(checked)
+        return self.fuse({m: self.shared_encoders[m](x) for m, x in checked.items()})
 
     def schedule(self, progress: float) -> dict[str, Any]:
         """Return `beta`, the weight of the KL divergence from the prior.

@@ -17,12 +17,12 @@ MOST_BYTES = 4 * 2**30  # of one archive, unpacked
 def find(folder: Path, name: str) -> Path:
     """Return the path of one modality's archive. Raises DataError if there is no file."""
     path = folder / f"{name}.npz"
-    if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "no regular file"
-        raise DataError(f"{path}: found {what}, expected a .npz file; move it away and put the file there")
     if not path.exists():
         cure = "put it there, name its folder as `folder` in params.yaml, or run `make repro PRESET=quick`"
         raise DataError(f"{path}: file not found, expected an archive with {', '.join(ARRAYS)}; {cure}")
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise DataError(f"{path}: found {what}, expected a .npz file; move it away and put the file there")
     return path
 
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from itertools import permutations
 
 import pandas as pd
-from scipy.stats import ttest_rel
+
+from qmvae.report.verdicts import paired_p
 
 PAPER_MODELS = {"mvae": "MVAE", "mmvae": "MMVAE", "dmvae": "DMVAE", "qmvae": "Q-MVAE"}  # its rows, in its order
 MODELS = PAPER_MODELS | {  # in the order of the tables
@@ -160,9 +161,9 @@ def runner_up(metrics: dict, titles: dict[str, str], part: str) -> str:
         rivals = {name: values[part][key] for name, values in others.items() if key in values[part]}
         if rivals:
             name = max(rivals, key=lambda n: rivals[n]["mean"])
-            test = ttest_rel(mine["seeds"], rivals[name]["seeds"])
+            p = paired_p(mine["seeds"], rivals[name]["seeds"])
             gap = 100 * (mine["mean"] - rivals[name]["mean"])
-            lines.append(f"{in_words(key, titles)}: {gap:+.1f} points over {MODELS[name]} (p = {test.pvalue:.3g})")
+            lines.append(f"{in_words(key, titles)}: {gap:+.1f} points over {MODELS[name]} (p = {p:.3g})")
     return f"Q-MVAE against the runner-up, paired t-test over {len(metrics['seeds'])} seeds: {'; '.join(lines)}."
 
 

@@ -30,6 +30,12 @@ def trained(values: Sequence[float], chance: float | None) -> bool:
     return chance is None or fmean(values) >= chance + TRAINED
 
 
+def paired_p(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the p-value of a paired t-test over the seeds, 1 if no seed differs, where the test is undefined."""
+    p = float(ttest_rel(a, b).pvalue)
+    return 1.0 if isnan(p) else p
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values corrected by Holm's step-down method (1979), in the same order.
 
@@ -55,8 +61,7 @@ def decide(claims: Sequence[Claim]) -> pd.DataFrame:
     """
     able = [trained(c.larger, c.chance) and trained(c.smaller, c.chance) for c in claims]
     tested = [i for i, claim in enumerate(claims) if able[i] and len(claim.larger) > 1]
-    p_values = [float(ttest_rel(claims[i].larger, claims[i].smaller).pvalue) for i in tested]
-    found = holm([1.0 if isnan(p) else p for p in p_values])  # undefined if no seed differs
+    found = holm([paired_p(claims[i].larger, claims[i].smaller) for i in tested])
     corrected = dict(zip(tested, found, strict=True))
     rows = []
     for i, claim in enumerate(claims):
@@ -69,7 +74,6 @@ def decide(claims: Sequence[Claim]) -> pd.DataFrame:
             sign = "the claimed sign" if gap > 0 else "the other sign"
             word = f"{sign}, {'not decided' if i in corrected else 'not tested'}"
         evidence = f"p = {p:.2g}" if i in corrected else "not tested" if len(claim.larger) > 1 else "one seed"
-        rows.append(
-            (claim.text, f"{100 * gap:+.1f} points ({evidence})" if claim.share else f"{gap:+.1f} ({evidence})", word)
-        )
+        size = f"{100 * gap:+.1f} points" if claim.share else f"{gap:+.1f}"
+        rows.append((claim.text, f"{size} ({evidence})", word))
     return pd.DataFrame(rows, columns=["claim", "measured here", "verdict"])
