@@ -16,7 +16,7 @@ def test_a_claim_is_tested_among_all_others():
     p = ttest_rel(strong, weak).pvalue
     assert p < 0.05 < 8 * p  # significant alone, not among eight
     alone = decide([Claim("a", strong, weak)])
-    assert alone.verdict[0] == "holds" and alone["measured here"][0] == f"+10.0 points (p = {p:.2g})"
+    assert alone.verdict[0] == "holds" and alone["measured here"][0] == f"+10.0 points (p = {p:#.3g})"
     assert decide([Claim("a", strong, weak)] * 8).verdict.unique() == ["the claimed sign, not decided"]
     assert decide([Claim("a", weak, strong)]).verdict[0] == "does not hold here"
     assert decide([Claim("a", weak, strong)] * 8).verdict[0] == "the other sign, not decided"
@@ -39,7 +39,7 @@ def test_the_same_evidence_has_the_same_words_with_either_sign():
 def test_seeds_that_do_not_differ_decide_nothing_and_take_nothing_from_the_others():
     found = decide([Claim("a", [1.0, 1.0], [1.0, 1.0]), Claim("b", [0.90, 0.91, 0.92], [0.1, 0.11, 0.13])])
     assert found.verdict.tolist() == ["the other sign, not decided", "holds"]
-    assert found["measured here"][0] == "+0.0 points (p = 1)"
+    assert found["measured here"][0] == "+0.0 points (p = 1.00)"
 
 
 def test_a_distance_is_not_told_in_points():

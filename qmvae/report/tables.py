@@ -163,7 +163,7 @@ def runner_up(metrics: dict, titles: dict[str, str], part: str) -> str:
             name = max(rivals, key=lambda n: rivals[n]["mean"])
             p = paired_p(mine["seeds"], rivals[name]["seeds"])
             gap = 100 * (mine["mean"] - rivals[name]["mean"])
-            lines.append(f"{in_words(key, titles)}: {gap:+.1f} points over {MODELS[name]} (p = {p:.3g})")
+            lines.append(f"{in_words(key, titles)}: {gap:+.1f} points over {MODELS[name]} (uncorrected p = {p:.3g})")
     return f"Q-MVAE against the runner-up, paired t-test over {len(metrics['seeds'])} seeds: {'; '.join(lines)}."
 
 
@@ -206,7 +206,7 @@ def caption(metrics: dict, titles: dict[str, str], what: str) -> str:
     if without := [title for title, model in models.items() if model.get("linear") == {}]:
         text += f" Without a shared code, so without linear classification: {', '.join(without)}."
     if PAPER_MODALITIES <= {*metrics["modalities"]}:
-        text += " The paper: MNIST and all of SVHN, 5 seeds."
+        text += " The paper: MNIST and all of SVHN; 5 seeds, as it says of Table 1."
     return text
 
 

@@ -73,7 +73,7 @@ def decide(claims: Sequence[Claim]) -> pd.DataFrame:
         else:
             sign = "the claimed sign" if gap > 0 else "the other sign"
             word = f"{sign}, {'not decided' if i in corrected else 'not tested'}"
-        evidence = f"p = {p:.2g}" if i in corrected else "not tested" if len(claim.larger) > 1 else "one seed"
+        evidence = f"p = {p:#.3g}" if i in corrected else "not tested" if len(claim.larger) > 1 else "one seed"
         size = f"{100 * gap:+.1f} points" if claim.share else f"{gap:+.1f}"
         rows.append((claim.text, f"{size} ({evidence})", word))
     return pd.DataFrame(rows, columns=["claim", "measured here", "verdict"])
