@@ -102,7 +102,7 @@ class MMVAEPLUS(MMVAE):
         return codes, torch.cat([own.new_ones(count, size), slots], dim=1)[:, None, None]
 
     def log_densities(self, experts: Laplace, codes: Any) -> tuple[Tensor, Tensor]:
-        """Return ln q(z_m^k|x_r), (M, M, K, N) with indices [r, m, k, n], and the second factor of ln w, (M, K, N).
+        """Return ln q(z_m^k|x_r), (M, M, K, N) at [r, m, k, n], and the logarithm of w's second factor, (M, K, N).
 
         beta [ln p(z_m^k) + ln p(h_m^k) - ln q(z_m^k|x_1, ..., x_M) - ln q(h_m^k|x_m)]
 

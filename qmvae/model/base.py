@@ -110,8 +110,11 @@ class MultimodalVAE(nn.Module):
         """
         return self.fuse({m: self.shared_encoders[m](x) for m, x in self._all_checked(images).items()})
 
-    def private(self, name: str, images: Any) -> Gaussian:
-        """Return q(h_m|x_m) of modality `name`, a Gaussian over (N, private); images and errors are as in `shared`."""
+    def private(self, name: str, images: Any) -> Any:
+        """Return q(h_m|x_m) of modality `name` over (N, private): a Gaussian, in MMVAE+ a Laplace distribution.
+
+        images and errors: as in `shared`. Without private codes it is a Gaussian over (N, 0).
+        """
         images = self._checked(name, images)
         if not self.sizes["private"]:
             return Gaussian(images.new_zeros(len(images), 0), images.new_zeros(len(images), 0))
@@ -168,6 +171,7 @@ class MultimodalVAE(nn.Module):
 
         The shared code is that of `images`. The private code is the mean of q(h|reference).
         images, seed and errors: as in `cross_generate`. reference: images of `target`, (N, C, H, W) in [0, 1].
+        A model without private codes has no style to take over: the result is that of `cross_generate`.
         """
         return self.cross_generate(images, target, seed, private=self.private(target, reference).mean)
 

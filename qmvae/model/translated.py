@@ -1,4 +1,4 @@
-"""Q-MVAE + translated quadruplets: one more metric loss, on images that the decoder generates. Not in the paper."""
+"""Q-MVAE + translated quadruplets: three more terms, and a fourth, `style`, as an ablation. Not in the paper."""
 
 from collections.abc import Mapping
 
@@ -42,7 +42,7 @@ def class_share(codes: Tensor, labels: Tensor) -> Tensor:
 
 
 class TranslatedQMVAE(QMVAE):
-    """Q-MVAE with further terms: losses of the codes of translations, and `class_share` of the private codes.
+    """Q-MVAE with further terms: of the codes of translations, of the private codes, and of cross reconstruction.
 
     The private code of an image can encode its class. Then a translation, with the shared code of y and the private
     code of another image x', shows the class of x'. Eq. 19 cannot prevent this, since it has no generated image. Two

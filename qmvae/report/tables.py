@@ -135,8 +135,9 @@ def style(metrics: dict, titles: dict[str, str]) -> pd.DataFrame:
         rows[f"{titles[m]}: class from the private code, %"] = "probes", f"{m}_private_digit_mlp", 1, 100
         rows[f"{titles[m]}: contrast, % of real images"] = "contrast", m, 0, 100
     for key, (a, b) in directions(metrics["modalities"]).items():
-        rows[f"{titles[a]} → {titles[b]}: accuracy of translations, %"] = "translated_strong", key, 1, 100
-        rows[f"{titles[a]} → {titles[b]}: Fréchet distance"] = "frechet", key, 1, 1
+        direction = f"{titles[a]} → {titles[b]}"
+        rows[f"{direction}: accuracy of translations, stronger classifier, %"] = "translated_strong", key, 1, 100
+        rows[f"{direction}: Fréchet distance"] = "frechet", key, 1, 1
     columns = {
         MODELS[name]: {
             title: cell(*mean_and_std(model[part][key], scale), digits)
