@@ -221,10 +221,11 @@ def test_a_fault_in_a_comment_is_named(root, text, message):
     assert filled == f"a\n\n{text}\n" and not changes
 
 
-def test_a_table_may_have_some_of_the_columns_and_rows(root):
-    marks = "<!-- table p/wide.md columns 0 2 rows 1 -->{}<!-- end -->"
+@pytest.mark.parametrize("rows, expected", [(" rows 1", ["| 4.5 | 5.5 |"]), ("", ["| 1.5 | 3.5 |", "| 4.5 | 5.5 |"])])
+def test_a_table_may_have_some_of_the_columns_and_rows(root, rows, expected):
+    marks = f"<!-- table p/wide.md columns 0 2{rows} -->{{}}<!-- end -->"
     filled, changes, faults = prose_numbers.fill(marks.format("old"), root)
-    assert filled == marks.format("\n\n| a | c |\n| --- | --- |\n| 4.5 | 5.5 |\n\n") and not faults
+    assert filled == marks.format("\n".join(["\n", "| a | c |", "| --- | --- |", *expected, "\n"])) and not faults
     assert changes == ["1: the table differs from reports/p/wide.md"]
     assert prose_numbers.fill(filled, root) == (filled, [], [])
 

@@ -12,9 +12,9 @@ A comment directly after a number names its source. GitHub, Jupyter and the site
 - `%` at the end: times 100. The number keeps its decimals, plus sign and thousands separators. `90.1 ± 0.4` needs an
   entry with mean and std.
 
-`<!-- table subset/tables/table1.md -->` and `<!-- end -->` enclose a copy of a file. With ` columns 0 1 rows 0 2` after
-the name it has these columns and rows of the table, counted from 0. `<!-- by hand: <reason> -->` marks numbers without
-a source. Comments in code have no effect. (A tools/numbers.py would hide Python's module `numbers`.)
+`<!-- table subset/tables/table1.md -->` and `<!-- end -->` enclose a copy of a file. With ` columns 0 1` after the
+name it has these columns of the table only, counted from 0, and no caption; ` rows 0 2` behind that chooses rows.
+`<!-- by hand: <reason> -->` marks numbers without a source. Comments in code have no effect. (A tools/numbers.py would hide Python's module `numbers`.)
 """
 
 import argparse
@@ -43,7 +43,7 @@ PAGES = (
 HINT = "correct the file's name in the comment, or run what writes it"
 NUMBER = r"[+−-]?\d[\d,]*(?:\.\d+)?"
 CODE = r"^ *(?P<fence>```+).*?^ *(?P=fence)|(?<!`)(?P<tick>`+)(?!`)(?:(?!\n\s*\n).)+?(?<!`)(?P=tick)(?!`)"
-PART = r"(?: columns (?P<columns>[\d ]+) rows (?P<rows>[\d ]+))?"
+PART = r"(?: columns (?P<columns>[\d ]+?)(?: rows (?P<rows>[\d ]+))?)?"
 TABLE = rf"(?P<mark><!-- table (?P<table>\S+){PART} -->)(?P<copy>(?:(?!<!--).)*)<!-- end -->"
 SOURCED = rf"(?P<number>(?<![\w.,])(?:{NUMBER} ± )?{NUMBER})?<!--(?P<source>.*?)-->"
 MARKS = re.compile(f"{CODE}|{TABLE}|{SOURCED}", re.DOTALL | re.MULTILINE)
@@ -60,7 +60,7 @@ def fill(text: str, root: Path) -> tuple[str, list[str], list[str]]:
             if match["table"]:
                 if not match["table"].endswith(".md"):
                     raise FileError(f"{match['table']}: expected a Markdown file, <name>.md, for a table")
-                new = f"\n\n{read_table(root, *(match[key] or '' for key in ('table', 'columns', 'rows')))}\n\n"
+                new = f"\n\n{read_table(root, match['table'], match['columns'], match['rows'])}\n\n"
                 if new != match["copy"]:
                     changes.append(f"{line}: the table differs from reports/{match['table']}")
                 return f"{match['mark']}{new}<!-- end -->"
@@ -197,20 +197,22 @@ def read(root: Path, name: str) -> Any:
         raise FileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}; {HINT}") from None
 
 
-def read_table(root: Path, name: str, columns: str, rows: str) -> str:
-    """Return a Markdown file, or the given columns and rows of its first table. Raises FileError."""
+def read_table(root: Path, name: str, columns: str | None, rows: str | None) -> str:
+    """Return a Markdown file, or the given columns and rows, all if None, of its first table. Raises FileError."""
     text = read(root, name).strip()
-    if not columns:
+    if columns is None:
         return text
-    if not (columns.split() and rows.split()):
+    if not columns.split() or rows is not None and not rows.split():
         raise FileError(f"{name}: expected a number or more after `columns` and after `rows`, counted from 0")
     header, _, *body = next(iter(markdown_tables(text)), [[], []])
     try:
-        lines = [header, ["---"] * len(header), *(body[int(row)] for row in rows.split())]
+        chosen = body if rows is None else [body[int(row)] for row in rows.split()]
+        lines = [header, ["---"] * len(header), *chosen]
         cells = [[line[int(column)] for column in columns.split()] for line in lines]
     except IndexError:
         there = f"{len(header)} columns and {len(body)} rows"
-        raise FileError(f"{name}: columns {columns} rows {rows}: the table has {there}, counted from 0") from None
+        asked = f"columns {columns}" + (f" rows {rows}" if rows else "")
+        raise FileError(f"{name}: {asked}: the table has {there}, counted from 0") from None
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
