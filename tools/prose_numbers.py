@@ -14,7 +14,8 @@ A comment directly after a number names its source. GitHub, Jupyter and the site
 
 `<!-- table subset/tables/table1.md -->` and `<!-- end -->` enclose a copy of a file. With ` columns 0 1` after the
 name it has these columns of the table only, counted from 0, and no caption; ` rows 0 2` behind that chooses rows.
-`<!-- by hand: <reason> -->` marks numbers without a source. Comments in code have no effect. (A tools/numbers.py would hide Python's module `numbers`.)
+`<!-- by hand: <reason> -->` marks numbers without a source. Comments in code have no effect. (A tools/numbers.py would
+hide Python's module `numbers`.)
 """
 
 import argparse
