@@ -250,6 +250,15 @@ def write_pages(root) -> dict:
     return pages
 
 
+def test_a_page_that_is_no_text_is_named_and_no_page_is_written(root):
+    pages = write_pages(root)
+    (root / "README.md").write_bytes("1.0<!-- p/m.json q % --> ä".encode("latin-1"))
+    with pytest.raises(FileError, match="README.md: cannot be read as UTF-8: .*nothing was written"):
+        prose_numbers.run(root, check=False)
+    notebook = root / "notebooks" / "01_a.ipynb"
+    assert notebook.read_text(encoding="utf-8") == pages[notebook]
+
+
 def test_check_names_places_and_changes_nothing(root):
     pages = write_pages(root)
     with pytest.raises(FileError) as raised:

@@ -218,8 +218,15 @@ def read_table(root: Path, name: str, columns: str | None, rows: str | None) -> 
 
 
 def fill_page(path: Path, root: Path) -> tuple[str, str, list[str], list[str]]:
-    """Return a page's text before and after, its changes and its faults; these begin with their place."""
-    before, name = path.read_bytes().decode(), path.relative_to(root).as_posix()
+    """Return a page's text before and after, its changes and its faults; these begin with their place.
+
+    Raises FileError if the page cannot be read.
+    """
+    name = path.relative_to(root).as_posix()
+    try:
+        before = path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{name}: cannot be read as UTF-8: {error}; correct it, nothing was written") from None
     if path.suffix == ".md":
         after, changes, faults = fill(before, root)
         return before, after, [f"{name}:{text}" for text in changes], [f"{name}:{text}" for text in faults]
