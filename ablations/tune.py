@@ -252,7 +252,7 @@ def tradeoff(rows: list[dict[str, str]], run: params.Params, titles: Mapping[str
     }
     return pd.DataFrame(
         {
-            "direction": f"{titles[a]} → {titles[b]}",
+            "direction": tables.in_words(key, titles),
             "model": line,
             "accuracy": 100 * float(row[f"cross_strong.{key}"]),
             "style": fmean(style(row, b)),
@@ -261,7 +261,7 @@ def tradeoff(rows: list[dict[str, str]], run: params.Params, titles: Mapping[str
         }
         for line, points in lines.items()
         for row in points
-        for key, (a, b) in tables.directions(titles).items()
+        for key, (_, b) in tables.directions(titles).items()
     )
 
 

@@ -44,7 +44,7 @@ PAGES = (
 HINT = "correct the file's name in the comment, or run what writes it"
 NUMBER = r"[+−-]?\d[\d,]*(?:\.\d+)?"
 CODE = r"^ *(?P<fence>```+).*?^ *(?P=fence)|(?<!`)(?P<tick>`+)(?!`)(?:(?!\n\s*\n).)+?(?<!`)(?P=tick)(?!`)"
-PART = r"(?: columns (?P<columns>[\d ]+?)(?: rows (?P<rows>[\d ]+))?)?"
+PART = r"(?: columns (?P<columns>[\d ]+)(?: rows (?P<rows>[\d ]+))?)?"
 TABLE = rf"(?P<mark><!-- table (?P<table>\S+){PART} -->)(?P<copy>(?:(?!<!--).)*)<!-- end -->"
 SOURCED = rf"(?P<number>(?<![\w.,])(?:{NUMBER} ± )?{NUMBER})?<!--(?P<source>.*?)-->"
 MARKS = re.compile(f"{CODE}|{TABLE}|{SOURCED}", re.DOTALL | re.MULTILINE)
@@ -205,7 +205,7 @@ def read_table(root: Path, name: str, columns: str | None, rows: str | None) -> 
         return text
     if not columns.split() or rows is not None and not rows.split():
         raise FileError(f"{name}: expected a number or more after `columns` and after `rows`, counted from 0")
-    header, _, *body = next(iter(markdown_tables(text)), [[], []])
+    header, _, *body = (markdown_tables(text) or [[[], []]])[0]
     try:
         chosen = body if rows is None else [body[int(row)] for row in rows.split()]
         lines = [header, ["---"] * len(header), *chosen]

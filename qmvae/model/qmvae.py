@@ -132,7 +132,7 @@ class QMVAE(MultimodalVAE):
         means: the mean of q(z|x_m) of each modality, (N, shared). labels: the classes, integers (N,).
         policy: see `quadruplet.select`. Raises ValueError on an unknown policy.
 
-        With `metric: within`, an ablation, it is TVAE's loss summed over the modalities, see `quadruplet.triplet_terms`
+        With `metric: within`, an ablation, it is TVAE's loss summed over modalities, see `quadruplet.triplet_terms`.
         """
         config = self.config
         # with `negatives.labels: false`, each row of the batch is a class of its own

@@ -97,7 +97,7 @@ def cell(mean: float | None, std: float | None, digits: int = 1) -> str:
     return f"{mean:.{digits}f}" if pd.isna(std) else f"{mean:.{digits}f} ± {std:.{digits}f}"
 
 
-def in_words(key: str, titles: dict[str, str]) -> str:
+def in_words(key: str, titles: Mapping[str, str]) -> str:
     """Return a key of Tables 1 and 2 in words: `a → b` for <a>_to_<b>, the title of a modality, or `both` as it is."""
     return " → ".join(titles[name] for name in directions(titles).get(key, ())) or titles.get(key, key)
 
@@ -134,8 +134,8 @@ def style(metrics: dict, titles: dict[str, str]) -> pd.DataFrame:
         rows[f"{titles[m]}: nats in the private code"] = "nats", f"{m}_private", 1, 1
         rows[f"{titles[m]}: class from the private code, %"] = "probes", f"{m}_private_digit_mlp", 1, 100
         rows[f"{titles[m]}: contrast, % of real images"] = "contrast", m, 0, 100
-    for key, (a, b) in directions(metrics["modalities"]).items():
-        direction = f"{titles[a]} → {titles[b]}"
+    for key in directions(metrics["modalities"]):
+        direction = in_words(key, titles)
         rows[f"{direction}: accuracy of translations, stronger classifier, %"] = "translated_strong", key, 1, 100
         rows[f"{direction}: Fréchet distance"] = "frechet", key, 1, 1
     columns = {
