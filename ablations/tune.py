@@ -66,7 +66,7 @@ def load(root: Path) -> Tuning:
     """Return the entries of ablations/tuning.yaml. Raises ParamsError."""
     path = root / FILE
     try:
-        return Tuning.model_validate(params.parse(path, typ="safe", pure=True)[1])
+        return Tuning.model_validate(params.parse(path))
     except ValidationError as error:
         raise params.ParamsError(params.explain(path, error)) from None
 

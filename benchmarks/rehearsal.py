@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from ruamel.yaml import YAML
 from timing import describe, markdown, save
 
 from qmvae.data.dataset import Dataset, Split, pair_by_class
@@ -85,7 +86,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", help="which models (default: those of params.yaml)")
     arguments = parser.parse_args()
     run = params.load("paper")
-    yaml, document = params.parse(run.root / "params.yaml", typ="safe", pure=True)
+    yaml = YAML(typ="safe", pure=True)
+    document = params.parse(run.root / "params.yaml", yaml)
     models, device = arguments.models or run.models, resolve_device(run)
     seeds = run.seeds if device.type == "cuda" else [0]
     protocol = document["presets"]["paper"]

@@ -68,7 +68,7 @@ def training_steps(
     The terms are detached scalars on the device, computed before the update. Adam minimises the term `loss`.
 
     split: the training images and pairs. start: the number of updates that a resumed run has already made.
-    settings: steps, batch_size, lr, cooldown, precision and compile, as in params.yaml.
+    settings: steps, batch_size, cooldown, precision and compile, as in params.yaml.
     seed: of the order of the pairs only; samples of codes come from PyTorch's global generator.
     """
     device = split.pairs.device
@@ -80,12 +80,25 @@ def training_steps(
         images, labels = split.batch(sampler.sample(step))
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             terms = objective(images, labels, **model.schedule(progress))
+        if step == start:
+            check_terms(type(model).__name__, terms)
         optimizer.zero_grad()
         terms["loss"].backward()
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * lr_scale(progress, settings.cooldown)
         optimizer.step()
         yield step + 1, {name: term.detach() for name, term in terms.items()}
+
+
+def check_terms(name: str, terms: Any) -> None:
+    """Raise ValueError, which names the model, unless its objective returned scalar tensors by name, also `loss`."""
+    expected = f"{name}.objective: expected scalar tensors by name, among them `loss`"
+    if not isinstance(terms, dict) or "loss" not in terms:
+        raise ValueError(f"{expected}; got {', '.join(terms) if isinstance(terms, dict) else type(terms).__name__}")
+    for key, term in terms.items():
+        if not isinstance(term, Tensor) or term.ndim:
+            found = f"shape {tuple(term.shape)}; take its mean" if isinstance(term, Tensor) else type(term).__name__
+            raise ValueError(f"{expected}; the term `{key}` has {found}")
 
 
 def resolve_precision(choice: str, device: torch.device) -> str:

@@ -90,6 +90,12 @@ def test_log_likelihoods_against_torch_distributions():
         log_likelihood("poisson", 1.0, mean, images)
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 1, 2, 2), (3, 1, 1, 1), (3, 1, 2, 1)])
+def test_means_that_would_be_broadcast_to_the_images_are_refused(shape):
+    with pytest.raises(ValueError, match=r"expected means of the images' shape \(3, 1, 2, 2\), got"):
+        log_likelihood("laplace", 0.75, torch.zeros(shape), torch.zeros(3, 1, 2, 2))
+
+
 @pytest.mark.parametrize("family", ["laplace", "gaussian", "bernoulli"])
 def test_likelihoods_of_a_bfloat16_network_are_float32(family):
     mean, images = torch.rand(2, 5, 1, 4, 4).clamp(0.05, 0.95).unbind()

@@ -57,7 +57,7 @@ FAULTS = {
     "NaN": (lambda d: d["qmvae"].update(kl_shared=float("nan")), "qmvae.kl_shared"),
     "unknown model": (
         lambda d: d["presets"]["subset"].update(models=["qmvae", "gan"]),
-        "presets.subset.models.1.*'qmvae'.*'gan'",
+        r"presets.subset.models.1: model 'gan': unknown; expected one of qmvae, translated, .*mmvaeplus$",
     ),
     "a model twice": (lambda d: d["presets"]["subset"].update(models=["qmvae", "qmvae"]), "repeats a model"),
     "no model": (lambda d: d["presets"]["subset"].update(models=[]), "models"),
@@ -112,7 +112,7 @@ FAULTS = {
     ),
     "an override for no model": (
         lambda d: d["presets"]["quick"]["overrides"].update(gan={}),
-        "presets.quick.overrides.gan",
+        r"presets.quick.overrides.gan: model 'gan': unknown; expected one of qmvae",
     ),
     "an override of no key": (
         lambda d: d["presets"]["paper"]["overrides"]["mvae"].update(sample=3),

@@ -267,7 +267,11 @@ def test_cvae_says_what_it_has_not():
                  lambda: model.fuse({})):  # fmt: skip
         with pytest.raises(NotImplementedError, match="CVAE has no shared code"):
             call()
-    for given in ({}, images, {"svhn": images["svhn"]}):
+    with pytest.raises(ValueError, match="no modality given"):
+        model.cross_generate({}, "svhn")
+    with pytest.raises(ValueError, match="expected images by modality"):
+        model.cross_generate(images["mnist"], "svhn")
+    for given in (images, {"svhn": images["svhn"]}):
         with pytest.raises(ValueError, match="expected one modality other than svhn, got"):
             model.cross_generate(given, "svhn")
 

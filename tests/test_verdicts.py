@@ -3,7 +3,7 @@
 import pytest
 from scipy.stats import ttest_rel
 
-from qmvae.report.verdicts import Claim, decide, holm
+from qmvae.report.verdicts import Claim, decide, holm, trained
 
 
 def test_holm_by_hand():
@@ -24,7 +24,7 @@ def test_a_claim_is_tested_among_all_others():
 
 def test_a_model_at_the_chance_level_has_no_rank_and_takes_no_test_from_the_others():
     strong, weak, lost = [0.90, 0.91, 0.92], [0.78, 0.83, 0.82], [0.20, 0.21, 0.22]
-    found = decide([Claim("a", strong, weak, 0.186), Claim("b", strong, lost, 0.186)])
+    found = decide([Claim("a", strong, weak), Claim("b", strong, lost, trained(lost, 0.186))])
     assert list(found.verdict) == ["holds", "no verdict: a model is at the chance level"]
     assert found["measured here"][1] == "+70.0 points (not tested)"
     assert found["measured here"][0] == decide([Claim("a", strong, weak)])["measured here"][0]

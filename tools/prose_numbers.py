@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import ruamel.yaml
-from scipy.stats import ttest_rel
 
 from qmvae.pipeline.files import FileError, load_json, save_text
 from qmvae.report.tables import PAPER
+from qmvae.report.verdicts import paired_p
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -107,7 +107,7 @@ def evaluate(root: Path, words: list[str], old: str) -> str:
         if not len(first) == len(second) > 1:
             found = f"{len(first)} and {len(second)}"
             raise FileError(f"{' '.join(words)}: a p-value needs as many `seeds` twice, 2 or more; there are {found}")
-        return write(ttest_rel(first, second).pvalue, old)
+        return write(paired_p(first, second), old)
     a, b = scalar(entry, words), scalar(other, words)
     return write(scale * (a - b if operator == ["-"] else a / b), old)
 

@@ -89,10 +89,11 @@ class CVAE(MultimodalVAE):
         images: x, of exactly one modality, which is not the target; otherwise raises ValueError. Other errors and seed:
         as in MultimodalVAE.cross_generate. private: ignored, since the model has no private codes.
         """
-        if len(images) != 1 or self._known(target) in images:
-            raise ValueError(f"CVAE: expected one modality other than {target}, got {', '.join(images) or 'none'}")
-        [(source, x)] = images.items()
-        model, x = self.directions[f"{self._known(source)}_to_{target}"], self._checked(source, x)
+        checked = self._all_checked(images)
+        if len(checked) != 1 or self._known(target) in checked:
+            raise ValueError(f"CVAE: expected one modality other than {target}, got {', '.join(checked)}")
+        [(source, x)] = checked.items()
+        model = self.directions[f"{source}_to_{target}"]
         return model.decode(x, self.shared_code(model.prior(x), self._generator(seed)))
 
     def shared(self, images: Any) -> NoReturn:

@@ -94,17 +94,17 @@ class DMVAE(MultimodalVAE):
 
         q(z|X) is proportional to prod_{i in X} q(z|x_i)
 
-        X is the set of given modalities. Raises ValueError if there is no modality.
+        X is the set of given modalities.
         """
-        return product_of_experts(list(posteriors.values()), prior=False) if posteriors else super().fuse(posteriors)
+        return product_of_experts(list(posteriors.values()), prior=False)
 
     def fuse_members(self, posteriors: Mapping[str, Gaussian], members: Tensor) -> Gaussian:
         """Return the product of some of M experts, over (N, shared).
 
-        members: bool (M, N): whether expert m is a factor in row n. Each n needs at least one expert.
+        members: bool (M, N, 1), or (M,) for all rows: whether expert m is a factor in row n. Each n needs at least one.
         """
         pairs = zip(posteriors.items(), members, strict=True)
-        return self.fuse({m: q.where(member[:, None]) for (m, q), member in pairs})
+        return self.fuse({m: q.where(member) for (m, q), member in pairs})
 
     def schedule(self, progress: float) -> dict[str, Any]:
         """Return `warm`, the factor of the private KL weights.
@@ -138,9 +138,8 @@ class DMVAE(MultimodalVAE):
         terms = {"contrastive": self.contrastive_loss(shared)}
         loss = config.gamma * terms["contrastive"]
 
-        reference = next(iter(shared.values())).mean
-        # (M, N): which of the two parts contains the modality
-        side = torch.rand(len(images), len(reference), device=reference.device) < 0.5
+        # (M, N, 1): which of the two parts contains the modality
+        side = torch.rand(len(images), len(labels), 1, device=labels.device) < 0.5
         for i, (m, x) in enumerate(images.items()):
             c = self.fuse_members(shared, side == side[i])
             private = self.private_encoders[m](x)
@@ -160,9 +159,9 @@ class DMVAE(MultimodalVAE):
         becomes one random modality. shared: q(z|x_m), over (N, shared) each.
         """
         joint = self.fuse(shared)
-        count, rows, device = len(shared), len(joint.mean), joint.mean.device
+        count, device = len(shared), joint.mean.device
         subset = torch.rand(count, device=device) < 0.5
         one_member = torch.arange(count, device=device) == torch.randint(count, (1,), device=device)
         subset = subset | (~subset.any() & one_member)  # instead of an empty subset
-        partial = self.fuse_members(shared, subset[:, None].expand(-1, rows))
+        partial = self.fuse_members(shared, subset)
         return nt_xent(joint.rsample(), partial.rsample(), self.config.temperature)

@@ -58,9 +58,9 @@ class JMVAE(MultimodalVAE):
         q(z|X) is proportional to prod_{i in X} q(z|x_i)
 
         X is a set of modalities for which there is no encoder: 2 to M - 1 of M > 2. `shared` calls the joint encoder
-        for all M. Raises ValueError if there is no modality.
+        for all M.
         """
-        return product_of_experts(list(posteriors.values()), prior=False) if posteriors else super().fuse(posteriors)
+        return product_of_experts(list(posteriors.values()), prior=False)
 
     def shared(self, images: Mapping[str, Any]) -> Gaussian:
         """Return q(z|the given modalities), over (N, shared): of the joint encoder if all modalities are given.

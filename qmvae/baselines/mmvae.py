@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +46,9 @@ class Laplace(NamedTuple):
 
 
 class Mixture(NamedTuple):
-    """The mixture q(z|x_1, ..., x_M) = 1/M sum_m q(z|x_m); mean and scale of the experts are (M, N, D)."""
+    """The mixture q(z|x_1, ..., x_M) = 1/M sum_m q(z|x_m) of Laplace or Gaussian experts, over (M, N, D) together."""
 
-    experts: Laplace
+    experts: Any
 
     @property
     def mean(self) -> Tensor:
@@ -59,9 +59,9 @@ class Mixture(NamedTuple):
     def logvar(self) -> Tensor:
         """The logarithm of the variance of each dimension of the mixture, (N, D).
 
-        variance = 1/M sum_m (2 scale_m^2 + mean_m^2) - mean^2
+        variance = 1/M sum_m (variance_m + mean_m^2) - mean^2
         """
-        second_moment = (2 * self.experts.scale.square() + self.experts.mean.square()).mean(dim=0)
+        second_moment = (self.experts.logvar.exp() + self.experts.mean.square()).mean(dim=0)
         return (second_moment - self.mean.square()).log()
 
     def rsample(self, generator: torch.Generator | None = None) -> Tensor:
@@ -105,23 +105,12 @@ class MMVAE(MultimodalVAE):
         return Laplace(torch.zeros_like(self.prior_logits), self.prior_logits.softmax(dim=0) * len(self.prior_logits))
 
     def fuse(self, posteriors: Mapping[str, Laplace]) -> Laplace | Mixture:
-        """Return q(z|x) for one modality and the mixture of all q(z|x_m) for several, over (N, D).
+        """Return q(z|x) for one modality and the mixture of all q(z|x_m) for several, over (N, D)."""
+        return Mixture(stack(posteriors)) if len(posteriors) > 1 else super().fuse(posteriors)
 
-        Raises ValueError if there is no modality.
-        """
-        if len(posteriors) < 2:
-            return super().fuse(posteriors)
-        return Mixture(stack(posteriors))
-
-    @torch.no_grad()
-    def generate(self, count: int, seed: int | None = None) -> dict[str, Tensor]:
-        """Return `count` generated images of each modality, the decoders' means: (count, C, H, W) in [0, 1].
-
-        The images in row i of all modalities have the same z ~ p(z), the learned prior.
-        """
-        prior = Laplace(*(part.expand(count, -1) for part in self.prior()))
-        z = prior.rsample(self._generator(seed))
-        return {m: self.decode(m, z, z[:, :0]) for m in self.shapes}
+    def shared_prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return samples of the shared code from `prior`: (count, shared)."""
+        return Laplace(*(part.expand(count, -1) for part in self.prior())).rsample(generator)
 
     def objective(self, images: Images, labels: Tensor) -> dict[str, Tensor]:
         """Return -1/M sum_m L_m as `loss`, and its terms: batch means, scalars.
@@ -214,12 +203,14 @@ class MMVAE(MultimodalVAE):
         return log_w.scatter(0, kept, second).view_as(log_ratio)
 
     def add_log_likelihoods(self, images: Images, log_ratio: Tensor, codes: Tensor, pairs: Tensor) -> Tensor:
-        """Return log_ratio + sum_i lambda_i ln p(x_i|z) of S samples z: (S,).
+        """Return log_ratio + sum_i lambda_i ln p(x_i|z,h_i), (S,), for codes [z, h_1, ..., h_M], (S, D + M P).
 
-        log_ratio: (S,). codes: the samples z, (S, D). pairs: the row of the images for each sample, int64 (S,).
+        MMVAE has no private codes, P = 0; MMVAE+ has. log_ratio: (S,). pairs: the row of the images for each sample,
+        int64 (S,).
         """
-        for m, x in images.items():
-            log_p = self.log_likelihood(m, self.decode(m, codes, codes[:, :0]), x[pairs])
+        z, *private = codes.split([self.sizes["shared"], *[self.sizes["private"]] * len(self.shapes)], dim=1)
+        for m, h in zip(self.shapes, private, strict=True):
+            log_p = self.log_likelihood(m, self.decode(m, z, h), images[m][pairs])
             log_ratio = log_ratio + self.config.likelihood[m].weight * log_p
         return log_ratio
 
@@ -233,9 +224,10 @@ def pair_indices(z: Tensor) -> Tensor:
     return torch.arange(rows, device=z.device).repeat(modalities * samples)
 
 
-def stack(experts: Mapping[str, Laplace]) -> Laplace:
-    """Return M distributions over (N, D) as one over (M, N, D)."""
-    return Laplace(*(torch.stack(part) for part in zip(*experts.values(), strict=True)))
+def stack(experts: Mapping[str, Any]) -> Any:
+    """Return M distributions of one family, Laplace or Gaussian, over (N, D) each, as one over (M, N, D)."""
+    family = type(next(iter(experts.values())))
+    return family(*(torch.stack(part) for part in zip(*experts.values(), strict=True)))
 
 
 def importance_weighted(log_w: Tensor) -> Tensor:

@@ -40,13 +40,6 @@ class MMVAEPLUS(MMVAE):
         """Return samples of p(h), (count, private). As in the public code, r_i(h) serves in training only."""
         return Laplace(*(part.expand(count, -1) for part in self.prior(self.sizes["private"]))).rsample(generator)
 
-    @torch.no_grad()
-    def generate(self, count: int, seed: int | None = None) -> dict[str, Tensor]:
-        """Return `count` images of each modality, (count, C, H, W) in [0, 1], with one z ~ p(z) a row, and h ~ p(h)."""
-        generator = self._generator(seed)
-        z = Laplace(*(part.expand(count, -1) for part in self.prior())).rsample(generator)
-        return {m: self.decode(m, z, self.private_prior(count, generator)) for m in self.shapes}
-
     def objective(self, images: Images, labels: Tensor) -> dict[str, Tensor]:
         """Return -1/M sum_m L_m as `loss`, and its terms: batch means, scalars.
 
@@ -115,14 +108,3 @@ class MMVAEPLUS(MMVAE):
         private = Laplace(*(part[:, None, :, size:] for part in experts))
         log_ratio = log_ratio + self.prior(h.shape[-1]).log_prob(h) - private.log_prob(h)
         return log_q, self.config.kl * log_ratio
-
-    def add_log_likelihoods(self, images: Images, log_ratio: Tensor, codes: Tensor, pairs: Tensor) -> Tensor:
-        """Return log_ratio + sum_i lambda_i ln p(x_i|z,h_i), (S,), for codes [z, h_1, ..., h_M], (S, D + M P).
-
-        log_ratio: (S,). pairs: the row of the images for each sample, int64 (S,).
-        """
-        z, *private = codes.split([self.sizes["shared"], *[self.sizes["private"]] * len(self.shapes)], dim=1)
-        for m, h in zip(self.shapes, private, strict=True):
-            log_p = self.log_likelihood(m, self.decode(m, z, h), images[m][pairs])
-            log_ratio = log_ratio + self.config.likelihood[m].weight * log_p
-        return log_ratio

@@ -23,19 +23,13 @@ class MOPOE(MultimodalVAE):
         q_X(z) is proportional to prod_{i in X} q(z|x_i)
 
         X is the set of given modalities. The product over all modalities includes p(z) = N(0, I) if `prior_expert` is
-        true. It does so in the public code and does not in the paper. Raises ValueError if there is no modality.
+        true. It does so in the public code and does not in the paper.
 
         The paper's posterior given X is a mixture over the subsets of X. The public code infers codes from the product
         over X alone, one component of this mixture, and so do we.
         """
-        if not posteriors:
-            return super().fuse(posteriors)
-        return product_of_experts(list(posteriors.values()), self.config.prior_expert and len(posteriors) == self.count)
-
-    @property
-    def count(self) -> int:
-        """The number of modalities, M."""
-        return len(self.shapes)
+        prior = self.config.prior_expert and len(posteriors) == len(self.shapes)
+        return product_of_experts(list(posteriors.values()), prior)
 
     def objective(self, images: Images, labels: Tensor) -> dict[str, Tensor]:
         """Return the negative bound of the public code as `loss`, and its terms: batch means, scalars.
@@ -57,7 +51,7 @@ class MOPOE(MultimodalVAE):
         """
         config = self.config
         experts = {m: self.shared_encoders[m](x) for m, x in images.items()}
-        subsets = chain.from_iterable(combinations(experts, size) for size in range(1, self.count + 1))
+        subsets = chain.from_iterable(combinations(experts, size) for size in range(1, len(experts) + 1))
         products = [self.fuse({m: experts[m] for m in subset}) for subset in subsets]  # first one modality, last all
         means, logvars = (torch.stack(parts) for parts in zip(*products, strict=True))  # (S, N, shared)
 

@@ -11,29 +11,27 @@ from qmvae.model.gaussian import Gaussian, product_of_experts
 
 
 class MVAE(MultimodalVAE):
-    """A VAE without private codes. Section numbers here are those of the MVAE paper.
+    """A VAE without private codes.
 
     The authors' public code is `mhw32/multimodal-vae-public` on GitHub. We read it. Of the paper we could read the
     abstract only.
     """
 
     def fuse(self, posteriors: Mapping[str, Gaussian]) -> Gaussian:
-        """Return the product of the given experts and the prior (section 2.1), over (N, shared).
+        """Return the product of the given experts and the prior, over (N, shared).
 
         q(z|X) is proportional to p(z) prod_{i in X} q(z|x_i),  with p(z) = N(0, I)
 
         X is the set of given modalities. Unlike Q-MVAE, MVAE includes the prior for a single modality, too.
-        Raises ValueError if there is no modality.
         """
-        fused = super().fuse(posteriors)
-        return product_of_experts([fused]) if len(posteriors) == 1 else fused
+        return product_of_experts(list(posteriors.values()))
 
     def schedule(self, progress: float) -> dict[str, Any]:
         """Return `beta`, the KL weight. It rises linearly from 0 to `kl` over the first part `warm_up` of training."""
         return {"beta": self.config.kl * warm_up(progress, self.config.warm_up)}
 
     def objective(self, images: Images, labels: Tensor, beta: Any) -> dict[str, Tensor]:
-        """Return the negative sub-sampled objective (section 2.2) as `loss`, and its terms: batch means, scalars.
+        """Return the negative sub-sampled objective as `loss`, and its terms: batch means, scalars.
 
         loss    = -[ELBO(x_1, ..., x_M) + sum_i ELBO(x_i) + sum_j ELBO(X_j)]
         ELBO(X) = E_{q(z|X)}[sum_{i in X} lambda_i ln p(x_i|z)] - beta KL(q(z|X) || p(z))
@@ -47,7 +45,7 @@ class MVAE(MultimodalVAE):
         config, names = self.config, list(images)
         experts = {m: self.shared_encoders[m](x) for m, x in images.items()}
         posteriors = {"joint": self.fuse(experts)} | {m: self.fuse({m: q}) for m, q in experts.items()}
-        subsets = self.random_subsets(len(names), experts[names[0]].mean.device)
+        subsets = self.random_subsets(len(names), labels.device)
         for j, members in enumerate(subsets):
             pairs = zip(experts.values(), members, strict=True)
             posteriors[f"subset_{j}"] = product_of_experts([q.where(member) for q, member in pairs])

@@ -1,43 +1,14 @@
 """VCCA-private in both directions (Wang et al. 2016): private codes, and the shared code of one modality for all."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from qmvae.baselines.mmvae import Mixture, stack
 from qmvae.model.base import Images, MultimodalVAE
 from qmvae.model.gaussian import Gaussian
-
-
-class GaussianMixture(NamedTuple):
-    """The mixture 1/M sum_m q(z|x_m); mean and logvar of the experts are (M, N, D)."""
-
-    experts: Gaussian
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean of the mixture, (N, D)."""
-        return self.experts.mean.mean(dim=0)
-
-    @property
-    def logvar(self) -> Tensor:
-        """The logarithm of the variance of each dimension of the mixture, (N, D).
-
-        variance = 1/M sum_m (sigma_m^2 + mean_m^2) - mean^2
-        """
-        second_moment = (self.experts.logvar.exp() + self.experts.mean.square()).mean(dim=0)
-        return (second_moment - self.mean.square()).log()
-
-    def rsample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Return a sample, (N, D): each row from one expert, chosen with probability 1/M.
-
-        Gradients reach the chosen experts only.
-        """
-        count, rows = self.experts.mean.shape[:2]
-        chosen = torch.randint(count, (rows,), generator=generator, device=self.experts.mean.device)
-        return self.experts.rsample(generator)[chosen, torch.arange(rows, device=chosen.device)]
 
 
 class VCCA(MultimodalVAE):
@@ -55,15 +26,12 @@ class VCCA(MultimodalVAE):
 
     is_fused = False  # no rule combines q(z|x) and q(z|y) into one code, so Table 2 has no entry for both modalities
 
-    def fuse(self, posteriors: Mapping[str, Gaussian]) -> Gaussian | GaussianMixture:
+    def fuse(self, posteriors: Mapping[str, Gaussian]) -> Gaussian | Mixture:
         """Return q(z|x) for one modality, and for several the mixture of all q(z|x_m), over (N, shared).
 
-        The objective samples z from the components of this mixture with equal weights. Raises ValueError if there is no
-        modality.
+        The objective samples z from the components of this mixture with equal weights.
         """
-        if len(posteriors) < 2:
-            return super().fuse(posteriors)
-        return GaussianMixture(Gaussian(*(torch.stack(part) for part in zip(*posteriors.values(), strict=True))))
+        return Mixture(stack(posteriors)) if len(posteriors) > 1 else super().fuse(posteriors)
 
     def objective(self, images: Images, labels: Tensor) -> dict[str, Tensor]:
         """Return -1/M sum_m L_m as `loss`, and its terms: batch means, scalars.

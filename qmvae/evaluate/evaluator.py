@@ -18,7 +18,7 @@ class Evaluator:
 
     classifiers, strong: Shi et al.'s and the stronger classifier of each modality, in eval mode.
     conditions: how many test pairs each direction of Table 1 has. probe_pairs: how many training pairs Table 2's linear
-    layer is fitted to. Either may be `all`.
+    layer is fitted to. Either may be `all`. seed: of the choice of both, and of all samples.
     """
 
     def __init__(

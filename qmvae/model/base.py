@@ -22,7 +22,8 @@ class MultimodalVAE(nn.Module):
     h_m has size 0 and no encoder.
 
     shapes: the image shape (C, H, W) of each modality; the modalities keep this order.
-    networks: the kind of network of each modality, `mlp` or `conv`. config: the model's section of params.yaml.
+    networks: the kind of network of each modality, `mlp` or `conv`. config: the model's section of params.yaml, with
+    `shared`, `likelihood` (by modality) and `test_time` at least, and `private` if it has private codes.
     Raises ValueError on a name that nn.ModuleDict cannot hold. Raises ValueError on images for `conv` whose height or
     width is not divisible by 8.
     """
@@ -68,7 +69,7 @@ class MultimodalVAE(nn.Module):
 
     def objective(self, images: Images, labels: Tensor, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Return the terms, as `loss` does. The remaining arguments are the values that `schedule` returns."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no `objective`; define it")
 
     def schedule(self, progress: float) -> dict[str, Any]:
         """Return the arguments of `objective` that change during training, by name.
@@ -93,13 +94,12 @@ class MultimodalVAE(nn.Module):
         """Return the posterior of z given several modalities, from the unimodal posteriors q(z|x_m), (N, shared) each.
 
         The base class applies Eq. 8 to two or more posteriors, and returns a single one unchanged (section 3.4).
-        Subclasses may replace this rule. Raises ValueError if `posteriors` is empty.
+        Subclasses may replace this rule. There is at least one posterior.
 
         q(z|x,y) is proportional to p(z) q(z|x) q(z|y)    (Eq. 8)
         """
-        if not posteriors:
-            raise ValueError(f"no modality given; expected at least one of {', '.join(self.shapes)}")
-        return product_of_experts(list(posteriors.values())) if len(posteriors) > 1 else next(iter(posteriors.values()))
+        experts = list(posteriors.values())
+        return product_of_experts(experts) if len(experts) > 1 else experts[0]
 
     def shared(self, images: Mapping[str, Any]) -> Any:
         """Return q(z|the given modalities), a distribution over (N, shared) with `mean`, `logvar` and `rsample()`.
@@ -119,6 +119,11 @@ class MultimodalVAE(nn.Module):
         if not self.sizes["private"]:
             return Gaussian(images.new_zeros(len(images), 0), images.new_zeros(len(images), 0))
         return self.private_encoders[name](images)
+
+    def shared_prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Return samples of the shared code from its prior p(z) = N(0, I): (count, shared)."""
+        like = next(self.parameters())
+        return torch.randn(count, self.sizes["shared"], generator=generator, device=like.device, dtype=like.dtype)
 
     def private_prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Return samples of the private code from its prior p(h) = N(0, I): (count, private)."""
@@ -181,12 +186,11 @@ class MultimodalVAE(nn.Module):
 
         p(x, y, z, h_x, h_y) = p(x|z,h_x) p(y|z,h_y) p(z) p(h_x) p(h_y)    (Eq. 3)
 
-        All three priors are N(0, I). The model samples z, (count, shared), once for all modalities, and h, (count,
-        private), once for each. So the images in row i of all modalities have the same z.
+        The priors are those of `shared_prior` and `private_prior`. The model samples z, (count, shared), once for all
+        modalities, and h, (count, private), once for each. So the images in row i of all modalities have the same z.
         """
         generator = self._generator(seed)
-        like = next(self.parameters())
-        z = torch.randn(count, self.sizes["shared"], generator=generator, device=like.device, dtype=like.dtype)
+        z = self.shared_prior(count, generator)
         return {name: self.decode(name, z, self.private_prior(count, generator)) for name in self.shapes}
 
     # Checks
@@ -200,9 +204,11 @@ class MultimodalVAE(nn.Module):
         return name
 
     def _all_checked(self, images: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return the images of each modality, checked. Raises ValueError, also if their numbers differ."""
+        """Return the images of each modality, checked. Raises ValueError, also if there are none or numbers differ."""
         if not isinstance(images, Mapping):
             raise ValueError(f"expected images by modality, such as {{'mnist': x}}, got {type(images).__name__}")
+        if not images:
+            raise ValueError(f"no modality given; expected at least one of {', '.join(self.shapes)}")
         checked = {m: self._checked(m, x) for m, x in images.items()}
         counts = {m: len(x) for m, x in checked.items()}
         if len(set(counts.values())) > 1:

@@ -76,8 +76,10 @@ def log_likelihood(family: str, scale: float, mean: Tensor, images: Tensor) -> T
 
     mean: the decoder's output for z and h, (N, C, H, W) in [0, 1]. images: (N, C, H, W) in [0, 1].
     scale: b of the Laplace or sigma of the Gaussian, above 0; the Bernoulli ignores it.
-    Raises ValueError on another family.
+    Raises ValueError on another family, and on a mean of another shape than the images.
     """
+    if mean.shape != images.shape:  # or broadcasting would compare each image with other images
+        raise ValueError(f"expected means of the images' shape {tuple(images.shape)}, got {tuple(mean.shape)}")
     if family == "laplace":
         log_p = -(images - mean).abs() / scale - math.log(2 * scale)
     elif family == "gaussian":

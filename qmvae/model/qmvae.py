@@ -27,11 +27,9 @@ class QMVAE(MultimodalVAE):
         q(z|x,y) is proportional to p(z) q(z|x) q(z|y)    (Eq. 8)
 
         The case of one modality follows section 3.4. `prior_expert: false` leaves p(z) out of Eq. 8.
-        Raises ValueError if there is no modality.
         """
-        if len(posteriors) < 2:
-            return super().fuse(posteriors)
-        return product_of_experts(list(posteriors.values()), self.config.prior_expert)
+        experts = list(posteriors.values())
+        return product_of_experts(experts, self.config.prior_expert) if len(experts) > 1 else experts[0]
 
     def schedule(self, progress: float) -> dict[str, Any]:
         """Return `policy`, the rule that selects negatives, see `quadruplet.select`.

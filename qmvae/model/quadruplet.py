@@ -68,7 +68,7 @@ def select_negatives(
     y_negative = select(policy, differs, distance, positive)
     allowed = differs & (labels[None, :] != labels[y_negative][:, None]) if distinct else differs
     x_negative = select(policy, allowed, distance.T, positive)
-    return x_negative, y_negative, differs.any(dim=1) & allowed.any(dim=1)
+    return x_negative, y_negative, allowed.any(dim=1)
 
 
 def select(policy: str, allowed: Tensor, distance: Tensor, positive: Tensor) -> Tensor:

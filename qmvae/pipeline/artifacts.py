@@ -22,7 +22,7 @@ def prepare(run: Params) -> None:
 
 
 def load_dataset(run: Params, device: torch.device | str = "cpu") -> Dataset:
-    """Return the images and pairs of the run. Raises FileError."""
+    """Return the images and pairs of the run. Raises FileError, for the preset `published` DataError too."""
     prepare(run)
     return datasets.load_dataset(run.artifacts / "data", run.modalities, device)
 
@@ -68,7 +68,7 @@ def load_classifiers(
         classifiers[name] = CLASSIFIERS[kind](shape, len(dataset.classes))
         what = f"a {kind} classifier for {name} images {shape} of {len(dataset.classes)} classes"
         expected = classifiers[name].state_dict()
-        weights = tensor_files.load_weights(path, expected, what, "train it on these images: run `dvc repro`")
+        weights = tensor_files.load_weights(path, expected, what, f"train it on these images: {files.REPRO}")
         classifiers[name].load_state_dict(weights)
         classifiers[name].to(device).eval()
     return classifiers

@@ -17,8 +17,11 @@ CLASSES = {"translated": "TranslatedQMVAE"}  # of models whose class is not thei
 
 def model_class(name: str) -> type[MultimodalVAE]:
     """Return the class of a model by its name in params.yaml. It is imported late: a run depends on its model only."""
-    module = code.model_file(name).removesuffix(".py").replace("/", ".")
-    return getattr(importlib.import_module(module), CLASSES.get(name, name.upper()))
+    file, wanted = code.model_file(name), CLASSES.get(name, name.upper())
+    module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    if not hasattr(module, wanted):
+        raise AttributeError(f"{file}: expected a class {wanted}, the file's name in capitals")
+    return getattr(module, wanted)
 
 
 def build_model(name: str, config: Any, shapes: Mapping[str, Shape], networks: Mapping[str, str]) -> MultimodalVAE:
@@ -55,7 +58,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Multim
     hint = "give a folder with model.safetensors and model.json, such as artifacts/<preset>/models/<model>/seed-<k>"
     about = files.load_json(folder / "model.json", hint)
     try:
-        name = about["model"]
+        name = schema.known_model(about["model"])
         config = schema.MODELS[name].model_validate(about["config"])
         shapes = {m: (int(c), int(h), int(w)) for m, (c, h, w) in about["shapes"].items()}
         if any(not 0 < side <= 1024 for shape in shapes.values() for side in shape):

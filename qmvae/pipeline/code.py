@@ -114,6 +114,6 @@ def stage_sources(root: Path) -> dict[str, list[str]]:
     sources |= {name: [f"{stages}/{name}.py", *loaded] for name in ("train", "evaluate")}
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         sources[f"notebook-{path.stem}"] = [f"notebooks/{path.name}", f"{stages}/notebook.py", *loaded]
-    for path in sorted((root / "ablations").glob("*.py")):
-        sources[f"ablations-{path.stem}"] = [f"ablations/{path.name}", *loaded]
+    for name in ("ablate", "collect", "three_modalities"):  # the scripts of ablations/dvc.yaml
+        sources[f"ablations-{name}"] = [f"ablations/{name}.py", *loaded]
     return sources

@@ -28,8 +28,8 @@ def load_dataset(folder: Path, modalities: Collection[str], device: torch.device
     Raises FileError if a file is missing or broken, or holds other modalities than these.
     """
     keep_freed_memory()
-    tensors, strings = tensor_files.load(folder / "images.safetensors", str(device))
-    pairs, _ = tensor_files.load(folder / "pairs.safetensors", str(device))
+    tensors, strings = tensor_files.load(folder / "images.safetensors", device)
+    pairs, _ = tensor_files.load(folder / "pairs.safetensors", device)
     try:
         titles = json.loads(strings["titles"])
         splits = []
@@ -41,10 +41,10 @@ def load_dataset(folder: Path, modalities: Collection[str], device: torch.device
                 raise ValueError(f"{part}: the pairs are not of these images")
     except (KeyError, TypeError, ValueError) as error:
         fault = f"not what `python -m qmvae data` writes: {error}"
-        raise files.FileError(f"{folder}: {fault}; delete it and run `dvc repro`") from None
+        raise files.FileError(f"{folder}: {fault}; delete it and {files.REPRO}") from None
     if set(titles) != set(modalities):
         found, wanted = ", ".join(titles), ", ".join(modalities)
-        raise files.FileError(f"{folder}: has images of {found}, params.yaml asks for {wanted}; run `dvc repro`")
+        raise files.FileError(f"{folder}: has images of {found}, params.yaml asks for {wanted}; {files.REPRO}")
     train, test = splits
     return Dataset(train, test, titles)
 

@@ -73,5 +73,4 @@ def end_with_parent() -> None:
         os.read(0, 1)  # returns when the other end of the pipe is closed
         os._exit(1)
 
-    if os.environ.get("QMVAE_JOB"):
-        threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=wait, daemon=True).start()

@@ -5,7 +5,6 @@
 
 import io
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,14 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from qmvae.pipeline import files
 from qmvae.pipeline.schema import MODELS, File, Params
 
+TEXTS = {  # of pydantic's faults, by type, where its own are no help
+    "extra_forbidden": "unknown key; remove it or correct its spelling",
+    "missing": "missing; add it",
+    "string_pattern_mismatch": "expected lower-case letters, digits and underscores, the first a letter",
+}
 PUBLISHED, SOURCE = "published", "subset"  # the preset of the committed models, and the preset that trained them
 
 
@@ -31,12 +36,11 @@ def find_root(start: Path | None = None) -> Path:
     raise ParamsError(f"no params.yaml in {start} or above it; run from inside the project's folder")
 
 
-def parse(path: Path, **kind: Any) -> tuple[YAML, Any]:
-    """Return a YAML 1.2 parser and the document of the file; kind: as ruamel.yaml.YAML takes it. Raises ParamsError."""
-    yaml = YAML(**kind)
-    yaml.preserve_quotes, yaml.width = True, 4096  # so that an edited file differs in the edited lines only
+def parse(path: Path, yaml: YAML | None = None) -> Any:
+    """Return the document of a YAML 1.2 file, by a given parser or a safe one. Raises ParamsError."""
+    yaml = yaml or YAML(typ="safe", pure=True)
     try:
-        return yaml, yaml.load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception as error:  # a hostile document trips the parser in many ways
@@ -53,7 +57,7 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
     """
     root = root or find_root()
     path = root / "params.yaml"
-    _, document = parse(path, typ="safe", pure=True)
+    document = parse(path)
     if not isinstance(document, dict):
         raise ParamsError(f"{path}: expected a mapping with the keys {', '.join(File.model_fields)}")
     if preset is not None:
@@ -107,11 +111,9 @@ def explain(path: Path, error: ValidationError) -> str:
     """Return every fault of a file in one message, with its key, what was found and what was expected."""
     lines = []
     for fault in error.errors():
-        where = ".".join(str(part) for part in fault["loc"])
+        where = ".".join(str(part) for part in fault["loc"] if part != "[key]")  # which pydantic adds for a key
         found = "" if fault["type"] in ("missing", "value_error") or not where else f" (found {fault['input']!r:.60})"
-        text = {"extra_forbidden": "unknown key; remove it or correct its spelling", "missing": "missing; add it"}.get(
-            fault["type"], fault["msg"].removeprefix("Value error, ")
-        )
+        text = TEXTS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
         lines.append(f"  {where + ': ' if where else ''}{text}{found}")
     return f"{path} cannot be used:\n" + "\n".join(dict.fromkeys(lines))
 
@@ -122,7 +124,9 @@ def switch(root: Path, **values: str) -> None:
     The file stays as it was where the result would not be valid. Raises ParamsError.
     """
     path = root / "params.yaml"
-    yaml, document = parse(path)
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 4096  # so that the file differs in the edited lines only
+    document = parse(path, yaml)
     if not isinstance(document, dict):
         raise ParamsError(f"{path}: expected a mapping with the keys {', '.join(File.model_fields)}")
     if all(document.get(key) == value for key, value in values.items()):
@@ -136,6 +140,4 @@ def switch(root: Path, **values: str) -> None:
             load(root=Path(folder))
         except ParamsError as error:
             raise ParamsError(str(error).replace(folder, str(root))) from None
-    partial = path.with_suffix(".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(partial, path)
+    files.save_text(path, text.getvalue())

@@ -19,7 +19,7 @@ from qmvae.data.dataset import build
 from qmvae.evaluate.classifiers import CLASSIFIERS
 from qmvae.pipeline import checkpoint, code, datasets, files, params, tensor_files
 from qmvae.pipeline.schema import MODELS, Params
-from qmvae.pipeline.training import PACKAGE
+from qmvae.pipeline.training import ROOT
 
 LEFT_OUT = "cvae", "mopoe"  # so that the folder stays below 25 MB; CVAE is the largest, with a model a direction
 TITLES = {"mnist": "built-in handwriting", "svhn": "built-in street numbers"}
@@ -37,13 +37,13 @@ def publish(run: Params) -> None:
         weights = checkpoint.load_model(trained).state_dict()
         tensor_files.save(place / "model.safetensors", halved(trained / "model.safetensors", weights))
         for file in ("model.json", "log.csv"):
-            copy(trained / file, place / file, "run `dvc repro`")
+            copy(trained / file, place / file, files.REPRO)
     for dropped in MODELS.keys() - {"qmvae", *names}:
         shutil.rmtree(folder / dropped, ignore_errors=True)
     for path in classifier_files(run, run.artifacts / "classifiers"):
         tensor_files.save(folder / "classifiers" / path.name, halved(path, tensor_files.load(path)[0]))
     accuracy = run.artifacts / "classifiers" / "accuracy.json"
-    copy(accuracy, folder / "classifiers" / accuracy.name, "run `dvc repro`")
+    copy(accuracy, folder / "classifiers" / accuracy.name, files.REPRO)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{', '.join(names)} and classifiers: {size / 1e6:.1f} MB in {folder.relative_to(run.root)}")
 
@@ -135,7 +135,7 @@ def fingerprint(run: Params, builtin: bool) -> str:
     paths += [path for path in (folder.parent / "metrics.json", *folder.rglob("log.csv")) if path.exists()]
     parts = [builtin, run.models, run.seeds, list(run.modalities), run.images.model_dump(), run.pairs.model_dump()]
     parts += [[str(path.relative_to(folder.parent)) for path in paths]]
-    parts += [code.code_hash(PACKAGE, ["qmvae/pipeline/published.py"])]
+    parts += [code.code_hash(ROOT, ["qmvae/pipeline/published.py"])]
     archives = [] if builtin else [run.data / f"{name}.npz" for name in run.modalities]
     return files.fingerprint(parts, [*paths, *archives])
 

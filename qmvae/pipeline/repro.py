@@ -68,7 +68,7 @@ def is_complete(path: Path) -> bool:
     A cut within `md5: 6e10...` leaves a number, or a hash that is too short.
     """
     try:
-        _, document = params.parse(path, typ="safe", pure=True)
+        document = params.parse(path)
         stages = list(document["stages"].values())
         entries = [entry for stage in stages for kind in ("deps", "outs") for entry in stage.get(kind, [])]
         return bool(stages) and document["schema"] == "2.0" and all(
@@ -118,7 +118,7 @@ def plan(preset: str | None = None, data: str | None = None) -> Params:
 
 def notebook_stages(root: Path) -> list[str]:
     """Return the stages of dvc.yaml that run a notebook. They depend on other stages only, not on each other."""
-    _, document = params.parse(root / "dvc.yaml", typ="safe", pure=True)
+    document = params.parse(root / "dvc.yaml")
     return [name for name, stage in document["stages"].items() if " notebook " in stage["cmd"]]
 
 
@@ -161,7 +161,7 @@ def run_group(root: Path, group: list[list[str]], lock: int) -> tuple[int, bool]
 
 
 def repro(targets: list[str], preset: str | None, data: str | None) -> int:
-    """Run `dvc repro`; return its exit status, 130 after Ctrl-C. Raises ParamsError; SystemExit if one is running."""
+    """Run `dvc repro`; return its status, 130 after Ctrl-C. Raises ParamsError, DataError; SystemExit if one runs."""
     root = params.find_root()
     (root / ".dvc" / "tmp").mkdir(parents=True, exist_ok=True)
     with open(root / ".dvc" / "tmp" / "repro.lock", "w") as lock:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Count = Annotated[int, Field(gt=0, le=10**9)]
@@ -21,8 +21,17 @@ Width = Annotated[int, Field(gt=0, le=4096)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Title = Annotated[str, Field(pattern=r"^[^\r\n]+$")]  # a table has one line for each
 Device = Literal["auto", "cpu", "cuda"]
-ModelName = Literal["qmvae", "translated", "mvae", "mmvae", "dmvae", "jmvae", "mopoe", "cvae", "vcca", "mmvaeplus"]
 TestTime = Literal["mean", "sample"]
+
+
+def known_model(name: str) -> str:
+    """Return the name of a model. Raises ValueError if `Models` has no section for it."""
+    if name not in Models.model_fields:
+        raise ValueError(f"model {name!r}: unknown; expected one of {', '.join(Models.model_fields)}")
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(known_model)]
 
 
 class Section(BaseModel):

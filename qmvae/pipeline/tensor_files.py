@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from qmvae.pipeline.files import FileError, replacing
+from qmvae.pipeline.files import REPRO, FileError, replacing
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -18,7 +18,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] 
         partial.write_bytes(safetensors.torch.save(tensors, dict(metadata or {}) or None))
 
 
-def load(path: Path, device: str = "cpu", hint: str = "run `dvc repro`") -> tuple[dict[str, Tensor], dict[str, str]]:
+def load(path: Path, device: torch.device | str = "cpu", hint: str = REPRO) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a safetensors file, on `device`, and its strings. FileError if it is missing or broken."""
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:

@@ -11,8 +11,8 @@ from qmvae.pipeline.jobs import claimed_threads
 class FreeThreads:
     """The number of torch's threads, kept at the number of cores that other processes leave free.
 
-    Threads that wait for a core slow a step several times. Only bfloat16 may use this: its results do not depend on
-    the number of threads. In float32, and where OMP_NUM_THREADS is set, the number stays as it is.
+    Threads that wait for a core slow a step several times. Only in bfloat16 does the number change, since results
+    there do not depend on it. In float32 the constructor sets it to 1. Where OMP_NUM_THREADS is set, it stays as it is.
     """
 
     def __init__(self, precision: str):

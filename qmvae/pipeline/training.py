@@ -21,7 +21,7 @@ from qmvae.pipeline.schema import Params
 from qmvae.pipeline.threads import FreeThreads
 from qmvae.train import make_optimizer, resolve_precision, training_steps
 
-PACKAGE = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]  # of the repository
 
 
 class TrainingError(RuntimeError):
@@ -60,10 +60,7 @@ class Log:
         for i, row in enumerate(values):
             broken = [f"{c} = {v}" for c, v in zip(self.columns[1:], row.tolist(), strict=True) if not math.isfinite(v)]
             if broken:
-                raise TrainingError(
-                    f"step {step - len(values) + i + 1:,}: {', '.join(broken)}; try a smaller learning rate "
-                    "(presets.<preset>.training.lr). The last checkpoint, from before, is kept"
-                )
+                raise TrainingError(f"step {step - len(values) + i + 1:,}: {', '.join(broken)}")
         self.rows.append([step, *values.mean(dim=0).tolist()])
         self.window = []
         return True
@@ -81,6 +78,13 @@ class Log:
         return text.getvalue()
 
 
+def is_trained(folder: Path, title: str, fingerprint: str) -> bool:
+    """Return whether the folder has a finished model with this fingerprint, and if so, print that it is kept."""
+    if kept := files.has_fingerprint(folder / "model.json", fingerprint):
+        print(f"{title}: kept, trained earlier with the same parameters, images and code", flush=True)
+    return kept
+
+
 def train_seed(
     run: Params, name: str, seed: int, dataset: Dataset, folder: Path, fingerprint: str, keep: Collection[int] = ()
 ) -> None:
@@ -92,8 +96,7 @@ def train_seed(
     keep: steps after which the model as it then is goes into the subfolder step-<n>.
     """
     settings, title = run.training[name], f"{name}, seed {seed}"
-    if files.has_fingerprint(folder / "model.json", fingerprint):
-        print(f"{title}: kept, trained earlier with the same parameters, images and code", flush=True)
+    if is_trained(folder, title, fingerprint):
         return
     (folder / "model.json").unlink(missing_ok=True)
     device = dataset.train.pairs.device
@@ -113,7 +116,14 @@ def train_seed(
     for step, terms in bar:
         threads.adapt()
         last = step == settings.steps
-        if log.add(step, terms, last):
+        try:
+            closed = log.add(step, terms, last)
+        except TrainingError as error:
+            preset = f"presets.{run.preset}"
+            cure = f"try a smaller `lr` under {preset}.overrides.{name} or, without one there, {preset}.training"
+            kept = ". The last checkpoint, from before, is kept" if path.is_file() else ""
+            raise TrainingError(f"{title}: {error}; {cure}{kept}") from None
+        if closed:
             bar.set_postfix(log.latest("loss", "elbo_joint", "quad"), refresh=False)
         if step in keep:
             checkpoint.save_model(folder / f"step-{step}", model, name, run.networks, about | {"steps": step})
@@ -176,7 +186,7 @@ def fingerprint(run: Params, name: str) -> str:
     settings["precision"] = resolve_precision(settings["precision"], device)
     parts = [name, settings, getattr(run, name).model_dump(), run.networks]
     sources = ["qmvae/pipeline/training.py", code.model_file(name)]
-    parts += [torch.__version__, device.type, code.code_hash(PACKAGE, sources)]
+    parts += [torch.__version__, device.type, code.code_hash(ROOT, sources)]
     return files.fingerprint(parts, sorted((run.artifacts / "data").glob("*.safetensors")))
 
 

@@ -115,7 +115,7 @@ def readable(frame: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
     columns = list(dict.fromkeys((key, whose) for key, whose, _ in frame.columns))
     words = pd.DataFrame(
         {heading(*c): [cell(m, s) for m, s in zip(frame[*c, "mean"], frame[*c, "std"], strict=True)] for c in columns},
-        index=pd.Index(frame.index, name="model"),
+        index=frame.index,
     )
     above = [name for name in words.index if name in PAPER_MODELS.values()]
     if below := [name for name in words.index if name not in (*above, CHANCE)]:
@@ -126,17 +126,20 @@ def readable(frame: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
 
 def style(metrics: dict, titles: dict[str, str]) -> pd.DataFrame:
     """Return the measures of style as text: a row for each measure, a column for each model with private codes."""
+    chance = metrics["chance"]
     rows: dict[str, tuple[str, str, int, float]] = {}  # by title: part and key of metrics.json, digits, scale
     for m in metrics["modalities"]:
         for what in ("background", "thickness", "slant"):
             rows[f"{titles[m]}: R² of {what}"] = "style", f"{m}_{what}", 2, 1
         rows[f"{titles[m]}: active private dimensions"] = "active", f"{m}_private", int(len(metrics["seeds"]) > 1), 1
         rows[f"{titles[m]}: nats in the private code"] = "nats", f"{m}_private", 1, 1
-        rows[f"{titles[m]}: class from the private code, %"] = "probes", f"{m}_private_digit_mlp", 1, 100
+        leak = f"{titles[m]}: class from the private code, % (chance: {100 * chance[m]:.1f})"
+        rows[leak] = "probes", f"{m}_private_digit_mlp", 1, 100
         rows[f"{titles[m]}: contrast, % of real images"] = "contrast", m, 0, 100
     for key in directions(metrics["modalities"]):
         direction = in_words(key, titles)
-        rows[f"{direction}: accuracy of translations, stronger classifier, %"] = "translated_strong", key, 1, 100
+        accuracy = f"accuracy of translations, stronger classifier, % (chance: {100 * chance['both']:.1f})"
+        rows[f"{direction}: {accuracy}"] = "translated_strong", key, 1, 100
         rows[f"{direction}: Fréchet distance"] = "frechet", key, 1, 1
     columns = {
         MODELS[name]: {

@@ -15,19 +15,20 @@ TRAINED = 0.05  # a model trained for a task if its mean accuracy is this far ab
 class Claim(NamedTuple):
     """A claim that one quantity is larger than another, with the values of both, one for each seed.
 
-    chance: the chance level of both, if they are accuracies. share: whether they are fractions of 1, told in points.
+    learned: whether both models learned the task, see `trained`. share: whether the values are fractions of 1, which
+    are told in points.
     """
 
     text: str
     larger: Sequence[float]
     smaller: Sequence[float]
-    chance: float | None = None
+    learned: bool = True
     share: bool = True
 
 
-def trained(values: Sequence[float], chance: float | None) -> bool:
-    """Return whether the mean accuracy of a model's seeds is TRAINED above the chance level, or no level is given."""
-    return chance is None or fmean(values) >= chance + TRAINED
+def trained(values: Sequence[float], chance: float) -> bool:
+    """Return whether the mean accuracy of a model's seeds is TRAINED above the chance level."""
+    return fmean(values) >= chance + TRAINED
 
 
 def paired_p(a: Sequence[float], b: Sequence[float]) -> float:
@@ -54,19 +55,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def decide(claims: Sequence[Claim]) -> pd.DataFrame:
     """Return a row for each claim: `claim`, `measured here`, `verdict`, as text.
 
-    Without chance level, or if both models trained, a paired t-test over the seeds decides, corrected for all tests
-    of the table. The verdicts are `holds` and `does not hold here` (p < LEVEL, with the claimed sign or the other), and
-    the sign with `not decided` (p >= LEVEL) or `not tested` (one seed gives no test). If a model is at the chance
-    level, the verdict says so: its rank says nothing about its method.
+    If both models learned the task, a paired t-test over the seeds decides, corrected for all tests of the table. The
+    verdicts are `holds` and `does not hold here` (p < LEVEL, with the claimed sign or the other), and the sign with
+    `not decided` (p >= LEVEL) or `not tested` (one seed gives no test). If a model is at the chance level, the verdict
+    says so: its rank says nothing about its method.
     """
-    able = [trained(c.larger, c.chance) and trained(c.smaller, c.chance) for c in claims]
-    tested = [i for i, claim in enumerate(claims) if able[i] and len(claim.larger) > 1]
+    tested = [i for i, claim in enumerate(claims) if claim.learned and len(claim.larger) > 1]
     found = holm([paired_p(claims[i].larger, claims[i].smaller) for i in tested])
     corrected = dict(zip(tested, found, strict=True))
     rows = []
     for i, claim in enumerate(claims):
         gap, p = fmean(claim.larger) - fmean(claim.smaller), corrected.get(i, 1.0)
-        if not able[i]:
+        if not claim.learned:
             word = "no verdict: a model is at the chance level"
         elif p < LEVEL:
             word = "holds" if gap > 0 else "does not hold here"

@@ -8,7 +8,7 @@ from qmvae.pipeline import artifacts, code, files
 from qmvae.pipeline.jobs import side_by_side
 from qmvae.pipeline.schema import Params
 from qmvae.pipeline.threads import FreeThreads
-from qmvae.pipeline.training import PACKAGE, resolve_device
+from qmvae.pipeline.training import ROOT, resolve_device
 
 
 def run(params: Params, models: list[str]) -> None:
@@ -32,7 +32,7 @@ def run(params: Params, models: list[str]) -> None:
 def fingerprint(params: Params, name: str) -> str:
     """Return the SHA-256 over all that a model's numbers depend on."""
     sources = ["qmvae/pipeline/stages/evaluate.py", code.model_file(name)]
-    parts = [params.evaluation.model_dump(), params.seeds, code.code_hash(PACKAGE, sources)]
+    parts = [params.evaluation.model_dump(), params.seeds, code.code_hash(ROOT, sources)]
     models = params.artifacts / "models" / name
     folders = params.artifacts / "data", params.artifacts / "classifiers", models
     tensors = (path for folder in folders for path in folder.rglob("*.safetensors"))

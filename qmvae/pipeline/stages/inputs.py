@@ -1,19 +1,30 @@
-"""Write a hash of each file that the preset reads: artifacts/<preset>/inputs.json."""
+"""Write hashes of files that may change or be missing: artifacts/<preset>/inputs.json and optional.json."""
 
 import hashlib
+from pathlib import Path
 
 from qmvae.data.sources import files_read
 from qmvae.pipeline import files
 from qmvae.pipeline.schema import Params
 
+# of reports/<preset>: other commands write them, and notebook 09 reads those that exist
+OPTIONAL = "printed.json", "ablations.json"
+
 
 def run(params: Params) -> None:
-    """Write the SHA-256 of each file by its name; DVC's stage `data` depends on it. Raises DataError for a missing one.
+    """Write the SHA-256 of each file by its name, on which stages of dvc.yaml depend.
 
-    Other files of the data folder have no effect, whatever their number and size.
+    inputs.json has the image files that the preset reads, for the stage `data`; other files of the data folder have no
+    effect, whatever their number and size. optional.json has those of OPTIONAL that exist, for the stage `claims`.
+    Raises DataError for a missing image file.
     """
-    hashes = {}
-    for path in files_read(params.images.source, params.data, params.modalities):
-        with open(path, "rb") as file:
-            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    files.save_json(params.artifacts / "inputs.json", hashes)
+    images = files_read(params.images.source, params.data, params.modalities)
+    files.save_json(params.artifacts / "inputs.json", {path.name: sha256(path) for path in images})
+    results = [path for name in OPTIONAL if (path := params.reports / name).is_file()]
+    files.save_json(params.artifacts / "optional.json", {path.name: sha256(path) for path in results})
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

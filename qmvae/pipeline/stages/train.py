@@ -2,10 +2,9 @@
 
 import shutil
 
-from qmvae.pipeline import files
 from qmvae.pipeline.jobs import side_by_side
 from qmvae.pipeline.schema import Params
-from qmvae.pipeline.training import fingerprint, progress_folder, resolve_device, train_one
+from qmvae.pipeline.training import fingerprint, is_trained, progress_folder, resolve_device, train_one
 
 
 def run(params: Params, models: list[str], seed: int | None = None) -> None:
@@ -17,12 +16,12 @@ def run(params: Params, models: list[str], seed: int | None = None) -> None:
     if seed is not None:
         return train_one(params, models[0], seed)
     digests = {name: fingerprint(params, name) for name in models}
-    open_seeds = []
-    for name, seed in ((name, seed) for name in models for seed in params.seeds):
-        if files.has_fingerprint(progress_folder(params, name, seed) / "model.json", digests[name]):
-            print(f"{name}, seed {seed}: kept, trained earlier with the same parameters, images and code", flush=True)
-        else:
-            open_seeds.append((name, seed))
+    open_seeds = [
+        (name, seed)
+        for name in models
+        for seed in params.seeds
+        if not is_trained(progress_folder(params, name, seed), f"{name}, seed {seed}", digests[name])
+    ]
     if len(open_seeds) > 1 and resolve_device(params).type == "cpu":
         side_by_side([["train", name, "--seed", str(seed)] for name, seed in open_seeds])
     else:
