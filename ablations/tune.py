@@ -231,25 +231,43 @@ def private_weights(run: params.Params, row: dict[str, str]) -> dict[str, float]
     return section.changed(where, by_name(where, section, changes, run.modalities)).kl_private
 
 
-def tradeoff(rows: list[dict[str, str]], run: params.Params, titles: Mapping[str, str]) -> pd.DataFrame:
+def is_final(run: params.Params, name: str, entry: Entry) -> bool:
+    """Return whether an entry has the settings and the number of steps of its model's final runs in the preset."""
+    tuned, final = with_entry(run, name, entry), run.training[entry.model]
+    same = tuned.training[entry.model].model_copy(update={"seeds": final.seeds}) == final
+    return same and getattr(tuned, entry.model) == getattr(run, entry.model)
+
+
+def tradeoff(
+    rows: list[dict[str, str]], run: params.Params, titles: Mapping[str, str], entries: Mapping[str, Entry]
+) -> pd.DataFrame:
     """Return accuracy and style of the runs that differ in their private KL weights only, for plots.tradeoff.
 
     A line has the runs of one model and one number of steps, three or more. Accuracy is that of cross-generation by the
     stronger classifier, in %. Style is the mean R2 over the target's measures. `weight` is the target's private KL
-    weight. `chosen` is the run of each line with the highest mean accuracy among those that qualify.
+    weight, and `weights` has those of all modalities as text. `chosen` is the run of each line with the highest mean
+    accuracy among those that qualify. `final` is a run with the settings of the final runs. One that also differs in
+    other settings is not on the line (`on_line`). entries: those of tuning.yaml, since an old row lacks the settings
+    that the preset had in its time.
     """
     lines: dict[str, list[dict[str, str]]] = {}
+    finals: dict[str, dict[str, str]] = {}
     for row in rows:
         measured = [
             row.get(f"cross_strong.{key}") and style(row, b) for key, (_, b) in tables.directions(titles).items()
         ]
-        if row["model"] in tables.PAPER_MODELS and all(measured) and differs_in_private_weights(row):
-            lines.setdefault(f"{tables.MODELS[row['model']]}, {int(row['steps']):,} steps", []).append(row)
+        if row["model"] in tables.PAPER_MODELS and all(measured):
+            line = f"{tables.MODELS[row['model']]}, {int(row['steps']):,} steps"
+            if differs_in_private_weights(row):
+                lines.setdefault(line, []).append(row)
+            if row["name"] in entries and is_final(run, row["name"], entries[row["name"]]):
+                finals[line] = row
     lines = {line: points for line, points in lines.items() if len(points) >= 3}
     best = {
         line: max(filter(qualifies, points), key=lambda row: accuracy(row, titles), default=None)
         for line, points in lines.items()
     }
+    shown = [(line, row) for line, points in lines.items() for row in (*points, finals.get(line)) if row is not None]
     return pd.DataFrame(
         {
             "direction": tables.in_words(key, titles),
@@ -257,10 +275,12 @@ def tradeoff(rows: list[dict[str, str]], run: params.Params, titles: Mapping[str
             "accuracy": 100 * float(row[f"cross_strong.{key}"]),
             "style": fmean(style(row, b)),
             "weight": private_weights(run, row)[b],
+            "weights": "/".join(f"{weight:g}" for weight in private_weights(run, row).values()),
             "chosen": best[line] is row,
+            "final": finals.get(line) is row,
+            "on_line": any(row is point for point in lines[line]),
         }
-        for line, points in lines.items()
-        for row in points
+        for line, row in {(line, row["name"]): (line, row) for line, row in shown}.values()
         for key, (_, b) in tables.directions(titles).items()
     )
 
@@ -293,7 +313,7 @@ def run_all(run: params.Params, names: list[str]) -> None:
             raise params.ParamsError(f"tuning.yaml: no run {name!r}; expected one of {', '.join(tuning.runs)}")
     names, rows = names or list(tuning.runs), read_rows(path)
     whole = artifacts.load_dataset(run, training.resolve_device(run))
-    tradeoff(rows, run, whole.titles)
+    tradeoff(rows, run, whole.titles, tuning.runs)
     dataset = split(whole, run, tuning.validation)
     check_entries(run, tuning, names, {row["name"]: row for row in rows}, len(dataset.train.pairs))
     locks = run.artifacts / "progress" / "tuning"
@@ -311,7 +331,7 @@ def run_all(run: params.Params, names: list[str]) -> None:
             told = [f"{key} {value}" for key, value in row.items() if key.startswith(("cross_strong", "style"))]
             print(f"{name}: {', '.join(told)}", flush=True)
     with alone(locks):
-        if not (frame := tradeoff(read_rows(path), run, whole.titles)).empty:
+        if not (frame := tradeoff(read_rows(path), run, whole.titles, tuning.runs)).empty:
             artifacts.save_figure(run, plots.tradeoff(frame), "tradeoff")
 
 

@@ -159,15 +159,25 @@ def test_tradeoff_connects_a_models_points_by_weight_and_rings_the_chosen_ones()
     rows += [("a to b", "Q", 85.0, 0.9, 3.0, False), ("a to b", "D", 70.0, 0.6, 1.0, True)]
     rows += [("b to a", "D", 60.0, 0.1, 1.0, True), ("b to a", "Q", 50.0, 0.3, 3.0, False)]
     frame = pd.DataFrame(rows, columns=["direction", "model", "accuracy", "style", "weight", "chosen"])
+    frame["weights"], frame["on_line"], frame["final"] = [f"{w:g}/1" for w in frame.weight], True, False
+    star = {"direction": "a to b", "model": "Q", "accuracy": 88.0, "style": 0.4, "weight": 2.0, "weights": "2/1"}
+    frame.loc[len(frame)] = star | {"chosen": False, "on_line": False, "final": True}
     left, right = plots.tradeoff(frame).axes
     assert [axis.get_title() for axis in (left, right)] == ["(a) a to b", "(b) b to a"]
     points = {line.get_label(): (line.get_xdata().tolist(), line.get_ydata().tolist()) for line in left.lines}
     assert points == {"Q": ([0.5, 0.9, 0.2], [80.0, 85.0, 90.0]), "D": ([0.6], [70.0])}
-    assert {text.xy: text.get_text() for text in left.texts}[0.5, 80.0] == "1.5"
-    assert [ring.get_offsets().tolist() for ring in left.collections] == [[[0.5, 80.0]], [[0.6, 70.0]]]
-    assert [ring.get_offsets().tolist() for ring in right.collections] == [[], [[0.1, 60.0]]]
+    assert {text.xy: text.get_text() for text in left.texts}[0.5, 80.0] == "1.5/1"
+    rings, stars = left.collections[::2], left.collections[1::2]
+    assert [ring.get_offsets().tolist() for ring in rings] == [[[0.5, 80.0]], [[0.6, 70.0]]]
+    assert [star.get_offsets().tolist() for star in stars] == [[[0.4, 88.0]], []]
+    assert [ring.get_offsets().tolist() for ring in right.collections[::2]] == [[], [[0.1, 60.0]]]
     colours = [[(line.get_label(), line.get_color()) for line in axis.lines] for axis in (left, right)]
     assert colours[0] == colours[1], "a model has one colour in all panels"
+
+
+def test_labels_of_near_points_go_to_different_sides():
+    corners = plots.free_corners(np.array([[0.5, 0.5], [0.5, 0.52], [0.5, 0.54], [0.0, 0.0]]))
+    assert len(set(corners[:3])) == 3 and corners[0][1] == -1 and corners[2][1] == 1
 
 
 def test_the_same_figure_is_the_same_bytes_in_png_and_pdf(tmp_path):

@@ -206,7 +206,7 @@ def test_the_tradeoff_keeps_modalities_apart_whose_names_begin_alike():
     found |= {"style.mnist_slant": "0.1", "style.mnist_thickness": "0.3", "style.mnist_m_background": "0.9"}
     rows = [row(str(i), changes=f'{{"kl_private": {{"all": {i}.0}}}}', **found) for i in range(3)]
     older = row("older", **dict.fromkeys(found, ""))
-    frame = tune.tradeoff([older, *rows], run, {"mnist": "A", "mnist_m": "B"})
+    frame = tune.tradeoff([older, *rows], run, {"mnist": "A", "mnist_m": "B"}, {})
     assert dict(frame.groupby("direction")["style"].max()) == pytest.approx({"A → B": 0.9, "B → A": 0.2})
     assert sorted(frame.weight) == [0, 0, 1, 1, 2, 2]
 
@@ -214,7 +214,9 @@ def test_the_tradeoff_keeps_modalities_apart_whose_names_begin_alike():
 def test_the_tradeoff_has_runs_of_other_kl_weights_only_and_marks_what_the_protocol_selects():
     run = params.load("subset")
     rows = tune.read_rows(run.root / "reports" / "subset" / "tuning.csv")
-    frame = tune.tradeoff(rows, run, {"mnist": "MNIST", "svhn": "SVHN"})
+    entries = tune.load(run.root).runs
+    whole = tune.tradeoff(rows, run, {"mnist": "MNIST", "svhn": "SVHN"}, entries)
+    frame = whole[whole.on_line]
     assert {*frame[frame.model == "DMVAE, 4,000 steps"].weight} == {300, 150, 100, 50, 30, 15, 10, 5, 3, 2}
     counts = {"Q-MVAE, 4,000 steps": 6, "DMVAE, 4,000 steps": 5, "DMVAE, 8,000 steps": 5}
     assert dict(frame.model.value_counts() // 2) == counts
@@ -227,4 +229,10 @@ def test_the_tradeoff_has_runs_of_other_kl_weights_only_and_marks_what_the_proto
         chosen = frame[(frame.model == model) & frame.chosen]
         expected = [100 * float(by_name[name][f"cross_strong.{key}"]) for key in ("mnist_to_svhn", "svhn_to_mnist")]
         assert chosen.accuracy.tolist() == pytest.approx(expected)
-    assert tune.tradeoff([], run, {"mnist": "MNIST", "svhn": "SVHN"}).empty
+    final = whole[whole.final & (whole.direction == "MNIST → SVHN")].set_index("model")
+    names = {"Q-MVAE, 4,000 steps": "qmvae_8_4_shared_2", "DMVAE, 8,000 steps": "dmvae_100_50_8000"}
+    for model, name in names.items():
+        assert final.accuracy[model] == pytest.approx(100 * float(by_name[name]["cross_strong.mnist_to_svhn"]))
+    assert final.weights.to_dict() == {"Q-MVAE, 4,000 steps": "8/4", "DMVAE, 8,000 steps": "100/50"}
+    assert final.on_line.tolist() == [False, True]  # Q-MVAE's has another shared KL weight, too
+    assert tune.tradeoff([], run, {"mnist": "MNIST", "svhn": "SVHN"}, entries).empty

@@ -167,26 +167,48 @@ def shared_space(spaces: dict[str, pd.DataFrame], x: str, y: str) -> Figure:
     return figure
 
 
+def free_corners(points: np.ndarray) -> list[tuple[int, int]]:
+    """Return on which side of each point, (1 right | -1 left, 1 up | -1 down), a label is farthest from all others.
+
+    points: (N, 2), in units of the panel's width and height. A label covers about 0.1 by 0.04 of them.
+    """
+    taken, corners = list(points), []
+    for x, y in points:
+        middles = {(a, b): np.array([x + 0.08 * a, y + 0.025 * b]) for a in (1, -1) for b in (1, -1)}
+        distance = {corner: min(np.hypot(*(m - p) * (1, 2)) for p in taken) for corner, m in middles.items()}
+        corners.append(max(distance, key=lambda corner: distance[corner]))
+        taken.append(middles[corners[-1]])
+    return corners
+
+
 def tradeoff(frame: pd.DataFrame) -> Figure:
     """Draw accuracy against style, one panel a direction, one line a model, with a ring round each chosen point.
 
     frame: a row for each trained model, with the columns `direction` and `model` (titles; a model with several lengths
-    of training has several), `accuracy` (in %), `style` (the R2 of translations), `weight` (beside the point) and
-    `chosen` (bool). Each line connects a model's points in the order of their weights.
+    of training has several), `accuracy` (in %), `style` (the R2 of translations), `weight`, `weights` (the text beside
+    the point), `chosen`, `final` and `on_line` (bool). Each line connects a model's points in the order of their
+    weights. A star marks a final point.
     """
     directions = frame.direction.unique()
     size = (WIDTH, WIDTH / max(2, len(directions)))
     figure, axes = plt.subplots(1, len(directions), figsize=size, squeeze=False, layout="constrained")
     for axis, letter, direction in zip(axes.flat, string.ascii_lowercase, directions, strict=False):
-        for model, look, marker in zip(frame.model.unique(), LINES, "osD^vP", strict=False):
-            points = frame[(frame.direction == direction) & (frame.model == model)].sort_values("weight")
-            axis.plot(points["style"], points.accuracy, marker=marker, markersize=4, label=model, **look)
-            chosen = points[points.chosen]
-            axis.scatter(chosen["style"], chosen.accuracy, s=80, facecolors="none", edgecolors=look["color"])
-            for x, y, weight in zip(points["style"], points.accuracy, points.weight, strict=True):
-                beside = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": 6, "color": look["color"]}
-                axis.annotate(f"{weight:g}", (x, y), **beside)
         axis.set_title(f"({letter}) {direction}")
         axis.set(xlabel="style, $R^2$ of translations", ylabel="accuracy, %")
+        panel = frame[frame.direction == direction]
+        for model, look, marker in zip(frame.model.unique(), LINES, "osD^vP", strict=False):
+            points = panel[panel.model == model].sort_values("weight")
+            line, chosen, final = points[points.on_line], points[points.chosen], points[points.final]
+            axis.plot(line["style"], line.accuracy, marker=marker, markersize=4, label=model, **look)
+            axis.scatter(chosen["style"], chosen.accuracy, s=80, facecolors="none", edgecolors=look["color"])
+            axis.scatter(
+                final["style"], final.accuracy, s=130, marker="*", color=look["color"], edgecolors="white", zorder=3
+            )
+        places = panel[["style", "accuracy"]].to_numpy()
+        corners = free_corners((places - places.min(axis=0)) / np.maximum(np.ptp(places, axis=0), 1e-9))
+        colors = {model: look["color"] for model, look in zip(frame.model.unique(), LINES, strict=False)}
+        for place, (right, up), weights, model in zip(places, corners, panel.weights, panel.model, strict=True):
+            beside = {"ha": "left" if right > 0 else "right", "va": "center", "xytext": (7 * right, 5 * up)}
+            axis.annotate(weights, place, textcoords="offset points", fontsize=6, color=colors[model], **beside)
     axes.flat[0].legend()
     return figure
