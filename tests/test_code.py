@@ -141,7 +141,7 @@ def test_a_baseline_changes_its_own_training_alone(copy):
 
 
 def test_wording_changes_no_hash(copy):
-    sources = code.stage_sources(copy)
+    sources = {name: files for name, files in code.stage_sources(copy).items() if (copy / files[0]).exists()}
     old = {name: code.code_hash(copy, s) for name, s in sources.items()}
     for path in (copy / "qmvae").rglob("*.py"):
         text = path.read_text()
