@@ -267,7 +267,7 @@ def tradeoff(
         line: max(filter(qualifies, points), key=lambda row: accuracy(row, titles), default=None)
         for line, points in lines.items()
     }
-    shown = [(line, row) for line, points in lines.items() for row in (*points, finals.get(line)) if row is not None]
+    beside = {line: [row] for line, row in finals.items() if not differs_in_private_weights(row)}
     return pd.DataFrame(
         {
             "direction": tables.in_words(key, titles),
@@ -278,9 +278,10 @@ def tradeoff(
             "weights": "/".join(f"{weight:g}" for weight in private_weights(run, row).values()),
             "chosen": best[line] is row,
             "final": finals.get(line) is row,
-            "on_line": any(row is point for point in lines[line]),
+            "on_line": differs_in_private_weights(row),
         }
-        for line, row in {(line, row["name"]): (line, row) for line, row in shown}.values()
+        for line, points in lines.items()
+        for row in [*points, *beside.get(line, [])]
         for key, (_, b) in tables.directions(titles).items()
     )
 

@@ -143,6 +143,7 @@ def root(tmp_path):
         ("+9.0", "p/m.json q - d %", "+13.1"),
         ("9.0", "p/m.json d - q %", "−13.1"),
         ("0.000", "p/m.json q p d", "0.100"),
+        ("0.000", "p/m.json same p same", "1.000"),  # seeds that do not differ
         ("9", "params.yaml presets.paper.steps / p/m.json steps %", "3"),
         ("9", "params.yaml presets.paper.share %", "60"),
         ("9.0 ± 9.0", "paper cross.qmvae.mnist_to_svhn", "92.2 ± 0.3"),

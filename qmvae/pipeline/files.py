@@ -67,9 +67,14 @@ def fingerprint(parts: Any, paths: Iterable[Path]) -> str:
     """Return the SHA-256 over values, as JSON, and over the contents of files, in this order."""
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for path in paths:
-        found = path.stat()
-        digest.update(_sha256(path, found.st_mtime_ns, found.st_size))
+        digest.update(sha256(path))
     return digest.hexdigest()
+
+
+def sha256(path: Path) -> bytes:
+    """Return the SHA-256 of a file's contents; an unchanged file is read once in a process."""
+    found = path.stat()
+    return _sha256(path, found.st_mtime_ns, found.st_size)
 
 
 @functools.cache

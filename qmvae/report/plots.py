@@ -190,13 +190,14 @@ def tradeoff(frame: pd.DataFrame) -> Figure:
     weights. A star marks a final point.
     """
     directions = frame.direction.unique()
+    looks = dict(zip(frame.model.unique(), zip(LINES, "osD^vP", strict=False), strict=False))
     size = (WIDTH, WIDTH / max(2, len(directions)))
     figure, axes = plt.subplots(1, len(directions), figsize=size, squeeze=False, layout="constrained")
     for axis, letter, direction in zip(axes.flat, string.ascii_lowercase, directions, strict=False):
         axis.set_title(f"({letter}) {direction}")
         axis.set(xlabel="style, $R^2$ of translations", ylabel="accuracy, %")
         panel = frame[frame.direction == direction]
-        for model, look, marker in zip(frame.model.unique(), LINES, "osD^vP", strict=False):
+        for model, (look, marker) in looks.items():
             points = panel[panel.model == model].sort_values("weight")
             line, chosen, final = points[points.on_line], points[points.chosen], points[points.final]
             axis.plot(line["style"], line.accuracy, marker=marker, markersize=4, label=model, **look)
@@ -206,9 +207,10 @@ def tradeoff(frame: pd.DataFrame) -> Figure:
             )
         places = panel[["style", "accuracy"]].to_numpy()
         corners = free_corners((places - places.min(axis=0)) / np.maximum(np.ptp(places, axis=0), 1e-9))
-        colors = {model: look["color"] for model, look in zip(frame.model.unique(), LINES, strict=False)}
         for place, (right, up), weights, model in zip(places, corners, panel.weights, panel.model, strict=True):
             beside = {"ha": "left" if right > 0 else "right", "va": "center", "xytext": (7 * right, 5 * up)}
-            axis.annotate(weights, place, textcoords="offset points", fontsize=6, color=colors[model], **beside)
+            axis.annotate(
+                weights, place, textcoords="offset points", fontsize=6, color=looks[model][0]["color"], **beside
+            )
     axes.flat[0].legend()
     return figure

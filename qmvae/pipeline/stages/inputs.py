@@ -1,8 +1,5 @@
 """Write hashes of files that may change or be missing: artifacts/<preset>/inputs.json and optional.json."""
 
-import hashlib
-from pathlib import Path
-
 from qmvae.data.sources import files_read
 from qmvae.pipeline import files
 from qmvae.pipeline.schema import Params
@@ -19,12 +16,6 @@ def run(params: Params) -> None:
     Raises DataError for a missing image file.
     """
     images = files_read(params.images.source, params.data, params.modalities)
-    files.save_json(params.artifacts / "inputs.json", {path.name: sha256(path) for path in images})
+    files.save_json(params.artifacts / "inputs.json", {path.name: files.sha256(path).hex() for path in images})
     results = [path for name in OPTIONAL if (path := params.reports / name).is_file()]
-    files.save_json(params.artifacts / "optional.json", {path.name: sha256(path) for path in results})
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    files.save_json(params.artifacts / "optional.json", {path.name: files.sha256(path).hex() for path in results})
