@@ -59,6 +59,10 @@ FAULTS = {
         lambda d: d["presets"]["subset"].update(models=["qmvae", "gan"]),
         r"presets.subset.models.1: model 'gan': unknown; expected one of qmvae, translated, .*mmvaeplus$",
     ),
+    "a name in capitals": (
+        lambda d: d["modalities"].update(Photo={"net": "conv"}),
+        r"modalities\.Photo: expected lower-case letters, digits and underscores, the first a letter \(found 'Photo'\)",
+    ),
     "a model twice": (lambda d: d["presets"]["subset"].update(models=["qmvae", "qmvae"]), "repeats a model"),
     "no model": (lambda d: d["presets"]["subset"].update(models=[]), "models"),
     "unknown preset": (lambda d: d.update(preset="tiny"), "'tiny' is not one of quick, subset, paper"),
@@ -96,7 +100,7 @@ FAULTS = {
     ),
     "a title of two lines": (
         lambda d: d["presets"]["quick"]["images"].update(titles={"mnist": "digits\nof hands"}),
-        "presets.quick.images.titles.mnist",
+        "presets.quick.images.titles.mnist: expected one line of text, not empty",
     ),
     "a term of Eq. 19 twice": (
         lambda d: d["qmvae"].update(quadruplet=["first", "first"]),

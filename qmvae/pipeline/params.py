@@ -13,12 +13,13 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from qmvae.pipeline import files
-from qmvae.pipeline.schema import MODELS, File, Params
+from qmvae.pipeline.schema import MODELS, NAME, TITLE, File, Params
 
-TEXTS = {  # of pydantic's faults, by type, where its own are no help
+TEXTS = {  # of pydantic's faults, by type or by the pattern that a text does not match, where its own are no help
     "extra_forbidden": "unknown key; remove it or correct its spelling",
     "missing": "missing; add it",
-    "string_pattern_mismatch": "expected lower-case letters, digits and underscores, the first a letter",
+    NAME: "expected lower-case letters, digits and underscores, the first a letter",
+    TITLE: "expected one line of text, not empty",
 }
 PUBLISHED, SOURCE = "published", "subset"  # the preset of the committed models, and the preset that trained them
 
@@ -113,7 +114,8 @@ def explain(path: Path, error: ValidationError) -> str:
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"] if part != "[key]")  # which pydantic adds for a key
         found = "" if fault["type"] in ("missing", "value_error") or not where else f" (found {fault['input']!r:.60})"
-        text = TEXTS.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+        kind = fault.get("ctx", {}).get("pattern", fault["type"])
+        text = TEXTS.get(kind, fault["msg"].removeprefix("Value error, "))
         lines.append(f"  {where + ': ' if where else ''}{text}{found}")
     return f"{path} cannot be used:\n" + "\n".join(dict.fromkeys(lines))
 

@@ -18,8 +18,9 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Width = Annotated[int, Field(gt=0, le=4096)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-Title = Annotated[str, Field(pattern=r"^[^\r\n]+$")]  # a table has one line for each
+NAME, TITLE = r"^[a-z][a-z0-9_]*$", r"^[^\r\n]+$"
+Name = Annotated[str, Field(pattern=NAME)]
+Title = Annotated[str, Field(pattern=TITLE)]  # a table has one line for each
 Device = Literal["auto", "cpu", "cuda"]
 TestTime = Literal["mean", "sample"]
 
