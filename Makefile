@@ -30,7 +30,7 @@ test: $(VENV)/installed ## install and test: the models of `quick` trained, unit
 	@$(VENV)/bin/pip install --quiet playwright==1.65.2 || echo "make test: without playwright no browser looks at the web pages"
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --nbval -n 2 --dist loadfile
 
-check: $(VENV)/installed ## lint, types, notebooks that hold nothing of one machine, numbers of the text (ruff, mypy)
+check: $(VENV)/installed ## lint, types, import rules, no paths of one machine in notebooks, numbers of the text
 	$(VENV)/bin/pip install --quiet ruff==0.17.6 mypy==2.4.1
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check --quiet

@@ -1,4 +1,4 @@
-"""Train and evaluate Q-MVAE with one part changed, and all else as it is (not in the paper).
+"""Train and evaluate Q-MVAE with one part changed and all else unchanged (not in the paper).
 
 `python ablations/ablate.py NAME`, with a name of `ablations.changes` in params.yaml; ablations/dvc.yaml runs them all.
 """

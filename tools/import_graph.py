@@ -1,4 +1,4 @@
-"""Draw docs/rooms.png: the rooms of the package, their files, and who imports whom. `python tools/import_graph.py`
+"""Draw docs/rooms.png: the subpackages, their files, and their imports. `python tools/import_graph.py`
 
 The rows are the layers of pyproject.toml's import rules; files and arrows come from the code. It needs import-linter.
 """

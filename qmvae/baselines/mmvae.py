@@ -12,8 +12,8 @@ from qmvae.model.base import Images, MultimodalVAE
 from qmvae.model.networks import Encoder
 
 CHUNK = 512  # samples of z that the pass without gradients decodes at a time: 60 MB for images of 32x32
-AT_ONCE = 768  # if a step has no more samples, the second pass decodes what counts of them at once: at most 0.6 GB
-GRADIENT_CHUNK = 128  # else so many samples at a time: 0.1 GB
+AT_ONCE = 768  # up to this many samples, the second pass decodes those above epsilon at once: at most 0.6 GB
+GRADIENT_CHUNK = 128  # with more samples, this many at a time: 0.1 GB
 
 
 class Laplace(NamedTuple):

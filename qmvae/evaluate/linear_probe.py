@@ -38,7 +38,7 @@ def of_pairs(experts: dict[str, Any], pairs: Tensor) -> dict[str, Any]:
 def fused_posterior(model: MultimodalVAE, split: Split, pairs: Tensor, experts: dict[str, Any]) -> Any:
     """Return the posterior of each pair given all of its images, as `model.shared` gives it.
 
-    `fuse` has it from the experts, so each image is encoded once. A joint encoder receives the images.
+    `fuse` computes it from the experts, so each image is encoded once. A joint encoder receives the images.
     """
     if not model.has_joint_encoder:
         return model.fuse(of_pairs(experts, pairs))

@@ -1,4 +1,4 @@
-"""Which code a stage runs, from the imports of its module, and a hash of that code without its wording.
+"""Which code a stage runs, from the imports of its module, and a hash of it without docstrings and comments.
 
 `python -m qmvae code` writes a hash for each stage, and DVC's stages depend on these files. So a changed statement
 makes every result stale that it can change, and a changed docstring or comment makes none.

@@ -93,7 +93,7 @@ def train_seed(
     A finished model with the same fingerprint is kept. A checkpoint with it is resumed. Raises TrainingError on a loss
     that is not finite.
 
-    keep: steps after which the model as it then is goes into the subfolder step-<n>.
+    keep: steps after which a copy of the model goes into the subfolder step-<n>.
     """
     settings, title = run.training[name], f"{name}, seed {seed}"
     if is_trained(folder, title, fingerprint):
@@ -179,8 +179,8 @@ def resume(path: Path, fingerprint: str, model, optimizer, log: Log) -> int:
 def fingerprint(run: Params, name: str) -> str:
     """Return the SHA-256 over all that a seed's result depends on.
 
-    These are its parameters, with the precision that `auto` stands for here, images and pairs, the code without its
-    wording, torch's version and the kind of device.
+    These are its parameters, with the precision that `auto` stands for here, images and pairs, the code without
+    docstrings and comments, torch's version and the kind of device.
     """
     settings, device = run.training[name].model_dump(exclude={"seeds", "checkpoint_every"}), resolve_device(run)
     settings["precision"] = resolve_precision(settings["precision"], device)
