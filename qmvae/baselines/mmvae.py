@@ -247,7 +247,7 @@ def doubly_reparameterised(z: Tensor, log_w: Tensor, log_q: Tensor, own: Tensor)
     multiplies by the other one. The estimator is unbiased if the denominator of w_k is the density that z_k is
     sampled from. Here the denominator is the mixture, so the first sum alone is biased where experts overlap. Example:
     two Gaussian experts with means -1 and 1, scales 0.7 and 1.1, and K = 5 (`gradients_of_mu` in tests/test_mmvae.py).
-    There the first sum gives 1/M sum_m L_m the gradients 0.59 and -0.04 for the two means, not 0.81 and 0.06.
+    There the first sum gives 1/M sum_m L_m the gradients 0.59 and -0.04 for the two means, not 0.81 and 0.07.
 
     The second sum, the mixture correction, removes the bias. pi_r = q_r(z_k) / sum_s q_s(z_k). a_r is the normalised
     weight of z_k if it replaces the k-th of the K samples of expert r. The function returns the second sum minus its

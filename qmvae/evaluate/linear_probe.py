@@ -55,9 +55,10 @@ def linear_probe(model: MultimodalVAE, dataset: Dataset, indices: Tensor) -> tup
 
     One linear layer is fitted to the fused shared codes of the training pairs `indices`. It is tested on the codes of
     the test images of each modality alone, by modality, and on the fused codes of the test pairs, `both`. With three
-    modalities `both` has the codes of all three. The layer, on standardised codes, is the optimum of the cross-entropy
-    that Shi et al. minimise with Adam. A model without fused codes is fitted to the codes of all modalities, one after
-    the other, and has no `both`. The calibration is that of probabilities averaged over SAMPLES samples of a posterior.
+    modalities `both` has the codes of all three. The layer, on standardised codes, minimises the cross-entropy and a
+    weak L2 penalty; Shi et al. fit one layer for each modality, with Adam. A model without fused codes is fitted to the
+    codes of all modalities, one after the other, and has no `both`. The calibration is that of probabilities averaged
+    over SAMPLES samples of a posterior.
     indices: int64 (n,) into the training pairs.
     """
     names = list(dataset.shapes)

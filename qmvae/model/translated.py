@@ -18,14 +18,14 @@ def hinge(code: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Te
 
 
 def class_share(codes: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of the distance between codes that their classes explain: a scalar, 0 for codes without a class.
+    """Return the share of the distance between codes that their classes explain, a scalar: 0 if none, in expectation.
 
     1 - W / B,  B = 1/(K (K-1)) sum_{a != b} E||h_a - h_b||,  W = 1/K sum_a E||h_a - h'_a||
 
     h_a and h'_a are two codes of class a. B - W is half the mean energy distance of two classes (Szekely & Rizzo 2013):
     0 if and only if the codes of all classes have the same distribution, and positive otherwise. Every class has the
     same weight; with weights by size, B - W would fall without limit as a large class spreads out. The quotient does
-    not depend on the scale of the codes, so a collapse does not lower it.
+    not depend on the scale of the codes, so a collapse does not lower it; if all codes coincide, it is 1.
 
     codes: (N, D). labels: integers (N,). The K classes are those with two codes or more; fewer than two give 0.
     """
