@@ -1,5 +1,7 @@
 """Q-MVAE (Chen et al. 2022) and the models that its paper compares with or builds on, behind the numbered notebooks."""
 
+from pathlib import Path
+
 __version__ = "0.1.0"
 
 
@@ -16,4 +18,4 @@ def load(folder, device="cpu"):
     """
     from qmvae.pipeline.checkpoint import load_model  # late, so that `import qmvae` takes no time
 
-    return load_model(folder, device)
+    return load_model(Path(folder).expanduser(), device)

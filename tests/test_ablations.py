@@ -4,7 +4,7 @@ import pytest
 import yaml
 from tiny import make_data, write_project
 
-from ablations import ablate, collect
+from ablations import ablate, collect, printed
 from qmvae.pipeline import files, params
 from qmvae.pipeline.stages import classifiers
 
@@ -31,6 +31,14 @@ def test_an_ablation_changes_what_it_names_and_keeps_the_rest(project):
     assert ablate.with_change(run, "as_it_is").qmvae == run.qmvae
     with pytest.raises(params.ParamsError, match="no 'nothing'; expected one of as_it_is, printed_objective"):
         ablate.with_change(run, "nothing")
+
+
+def test_the_printed_objective_is_trained_as_the_paper_says(project):
+    run = params.load()
+    changed = printed.as_printed(run)
+    assert changed.qmvae == run.qmvae.model_copy(update={"objective": "printed"})
+    found = changed.training["qmvae"].model_dump()
+    assert {"steps": 1_682_040 * 10 // 128, "batch_size": 128, "lr": 1e-4, "cooldown": 0.0}.items() <= found.items()
 
 
 def test_unknown_and_wrong_changes_are_refused_when_params_yaml_is_read(project):

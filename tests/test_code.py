@@ -24,7 +24,16 @@ def hash_file(command: str) -> str:
     return "-".join(command.removeprefix("python -m qmvae ").split())
 
 
-def test_every_stage_of_every_pipeline_depends_on_the_hash_of_its_code():
+NEEDS = {  # what the stages without a notebook read of each other
+    "data": {"inputs.json"},
+    "classifiers": {"data"},
+    "train": {"data"},
+    "evaluate": {"data", "classifiers", "models"},
+    "metrics": {"data", "classifiers", "evaluation"},
+}
+
+
+def test_every_stage_of_every_pipeline_depends_on_its_inputs_and_on_the_hash_of_its_code():
     made = set(code.stage_sources(ROOT))
     for path in PIPELINES:
         for name, entry in yaml.safe_load(path.read_text())["stages"].items():
@@ -33,6 +42,7 @@ def test_every_stage_of_every_pipeline_depends_on_the_hash_of_its_code():
                 continue
             wanted = hash_file(body["cmd"].replace(" --preset published", ""))
             assert f"artifacts/code/{wanted}" in body["deps"] and wanted in made, f"{path.name}: {name}"
+            assert {f"artifacts/${{item.preset}}/{need}" for need in NEEDS.get(name, ())} <= {*body["deps"]}
 
 
 def test_the_hash_files_are_those_of_all_stages(tmp_path):

@@ -184,9 +184,16 @@ def test_the_quick_images(tmp_path, monkeypatch, capsys):
     assert files_read("builtin", tmp_path, titles) == []
 
 
-def test_the_builtin_source_has_two_modalities():
-    with pytest.raises(DataError, match="speech.*mnist and svhn.*archive"):
-        builtin.read("speech", 0)
+@pytest.mark.parametrize("source", ["builtin", "torchvision"])
+def test_sources_of_two_modalities_have_no_others(source, tmp_path):
+    for call in (
+        lambda: files_read(source, tmp_path, ["mnist", "speech"]),
+        lambda: read(source, tmp_path, ["speech"], 0),
+    ):
+        with pytest.raises(
+            DataError, match="'speech': .* images are mnist and svhn; for others use .* source: archive"
+        ):
+            call()
 
 
 def build_as(run):
@@ -242,8 +249,8 @@ def test_the_modalities_keep_their_order_when_params_yaml_changes_it(tmp_path):
 def test_the_command_says_what_it_made(tmp_path, capsys):
     make_data(write_project(tmp_path))
     assert capsys.readouterr().out.splitlines() == [
-        "MNIST: 120 training and 40 test images, 1x16x16",
-        "SVHN subset: 120 training and 40 test images, 3x16x16",
+        "MNIST: 120 training images (120 in pairs) and 40 test images (40 in pairs), 1x16x16",
+        "SVHN subset: 120 training images (120 in pairs) and 40 test images (40 in pairs), 3x16x16",
         "pairs: 3,600 for training and 1,200 for testing",
     ]
 

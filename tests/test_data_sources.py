@@ -65,10 +65,19 @@ BAD_ARRAYS = {
     "missing": (dict(test_labels=None), "test_labels: not in it"),
     "floats": (
         dict(train_images=images(120, 16, 16, dtype=np.float32)),
-        r"train_images: found type float32, expected uint8, 0 to 255; save .*of values 0 to 1 `\(images \* 255\)",
+        r"train_images: found type float32, expected uint8, 0 to 255; save `\(images \* 255\).round\(\)",
     ),
-    "nan": (dict(test_images=np.full((40, 16, 16), np.nan)), "test_images: found type float64, expected uint8"),
-    "signed": (dict(train_images=images(120, 16, 16, dtype=np.int8)), "train_images: found type int8, expected uint8"),
+    "nan": (
+        dict(test_images=np.full((40, 16, 16), np.nan)),
+        "test_images: found type float64, .* NaN or infinity",
+    ),
+    "0 to 255": (dict(test_images=images(40, 16, 16, dtype=int) + 255), r"type int64, .* save `images.round\(\).ast"),
+    "12 bits": (
+        dict(train_images=images(120, 16, 16, dtype=np.uint16) + 4095),
+        r"type uint16, .* their values are 4095 to 4095: save `\(\(images - a\) .*where a is black and b white",
+    ),
+    "-1 to 1": (dict(train_images=np.linspace(-1, 1, 30720).reshape(120, 16, 16)), r"values are -1 to 1: save `\(\(im"),
+    "masks": (dict(train_images=images(120, 16, 16, dtype=bool)), r"found type bool, .*`images \* np.uint8\(255\)`"),
     "objects": (dict(train_images=np.full((120, 16, 16), None)), "train_images: found pickled Python objects"),
     "text": (dict(train_labels=LABELS.astype(str)), r"train_labels: found type <U\d+, expected integers; number"),
     "float labels": (dict(test_labels=np.full(40, np.nan)), "test_labels: found type float64, expected integers"),
@@ -78,7 +87,12 @@ BAD_ARRAYS = {
         dict(train_images=images(120, 3, 16, 16)),
         r"train_images: found shape \(120, 3, 16, 16\), expected 1 or 3 .*`images.transpose\(0, 2, 3, 1\)`",
     ),
-    "two channels": (dict(train_images=images(120, 16, 16, 2)), "train_images: found shape .*, expected 1 or 3"),
+    "grey and alpha": (
+        dict(train_images=images(120, 16, 16, 2)),
+        r"1 or 3 .* alpha, save `images\[..., :1\]`",
+    ),
+    "alpha": (dict(train_images=images(120, 16, 16, 4)), r"expected 1 or 3 .* alpha, save `images\[..., :3\]`"),
+    "alpha first": (dict(train_images=images(120, 4, 16, 16)), r"`images\[:, :3\].transpose\(0, 2, 3, 1\)`"),
     "too small": (dict(train_images=images(120, 8, 8)), "train_images: found shape .*, expected sides of 16 to"),
     "no images": (dict(train_images=images(0, 16, 16)), "train_images: found no image, expected at least one"),
     "one more": (dict(train_labels=np.arange(121) % 10), "train_labels: found 121 labels for 120 images, expected"),
@@ -117,7 +131,8 @@ BAD_ARRAYS = {
         r"test_images: found no value above 0, expected 0 \(black\) to 255; save `images \* 255`, with floats before",
     ),
     "other size": (dict(test_images=images(40, 24, 24)), r"test_images: found images of \(24, 24\), expected \(16, 16"),
-    "other channels": (dict(test_images=images(40, 16, 16, 3)), "test_images: found images of .*, expected"),
+    "other channels": (dict(test_images=images(40, 16, 16, 3)), "found images of .*, expected .*; save both with the"),
+    "white only": (dict(test_images=images(40, 16, 16) + 255), "test_images: found the value 255 only, expected 0"),
 }
 
 
@@ -159,6 +174,18 @@ def test_the_labels_of_svhns_authors_are_named_with_their_cure(project):
     assert str(error.value) == f"{lacking[0]} 10; {lacking[1]} 0, {expected}; {cure}"
     relabel(project, "svhn", number=lambda labels: labels % 10)
     assert make(project).classes.tolist() == list(range(10))
+
+
+def test_labels_that_begin_elsewhere_are_not_taken_for_missing_classes(project):
+    relabel(project, "svhn", number=lambda labels: labels + 3)
+    with pytest.raises(DataError, match=r"begin elsewhere, save `labels - labels.min\(\)` in every array$"):
+        make(project)
+
+
+def test_other_names_of_arrays_are_listed(project):
+    np.savez(project / "data" / "svhn.npz", **{"x_train": LABELS, "y_\x1btrain": LABELS})
+    with pytest.raises(DataError, match=r"train_images: not in it, found x_train, y_\\x1btrain; rename or add"):
+        make(project)
 
 
 def cured(project, number):
@@ -595,12 +622,6 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, published):
     with pytest.raises(DataError, match="cannot be read or written") as error:
         paper(tmp_path)
     assert str(tmp_path / "data") in str(error.value) and "make repro PRESET=quick" in str(error.value)
-
-
-def test_torchvision_has_two_modalities(tmp_path):
-    with pytest.raises(DataError, match="speech.*mnist and svhn.*archive"):
-        official.read(tmp_path, "speech")
-    assert official.files(tmp_path, "speech") == []
 
 
 def test_the_checksums_of_the_unpacked_files_are_the_official_ones():

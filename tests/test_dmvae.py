@@ -1,15 +1,18 @@
 """DMVAE's terms against NumPy loops in float64, and which gradient reaches which network."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from test_models import make
+from test_models import make, sample
 from torch import distributions as D
 
 from qmvae.baselines.dmvae import Discriminator, density_ratio, nt_xent
+from qmvae.data.dataset import Split
 from qmvae.model.gaussian import Gaussian
+from qmvae.train import make_optimizer, training_steps
 
 
 def nt_xent_by_hand(a, b, temperature):
@@ -57,8 +60,8 @@ def double(count, **changes):
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("progress, warm", [(0.0, 0.0), (0.05, 0.5), (0.5, 1.0)])
 def test_every_term_of_the_objective(monkeypatch, count, progress, warm):
-    # with the posterior mean for the sample the only draws are the subset, the split and the permutations
-    monkeypatch.setattr(Gaussian, "rsample", lambda q, generator=None: q.mean)
+    # the only draws are then the subset, the split and the permutations
+    monkeypatch.setattr(Gaussian, "rsample", sample)
     model, images, labels = double(count, temperature=0.5, warm_up=0.1)
     for i, m in enumerate(images):
         model.config.kl_private[m], model.config.delta[m] = 100.0 + i, 500.0 - i
@@ -76,17 +79,18 @@ def test_every_term_of_the_objective(monkeypatch, count, progress, warm):
         shared = {m: model.shared_encoders[m](x) for m, x in images.items()}
         everything = torch.ones(count, 12, dtype=torch.bool)
         both, partial = fused_by_hand(shared, everything), fused_by_hand(shared, subset[:, None].expand(-1, 12))
-        contrastive = nt_xent_by_hand(both.mean.numpy(), partial.mean.numpy(), 0.5)
+        contrastive = nt_xent_by_hand(sample(both).numpy(), sample(partial).numpy(), 0.5)
         assert terms["contrastive"] == pytest.approx(contrastive)
         total = 1000 * contrastive
         for i, (m, x) in enumerate(images.items()):
-            z = fused_by_hand(shared, side == side[i]).mean
+            c = fused_by_hand(shared, side == side[i])
             q = model.private_encoders[m](x)
-            log_p = D.Laplace(model.decoders[m](torch.cat([z, q.mean], dim=1)), 0.1).log_prob(x)
+            h = sample(q)
+            log_p = D.Laplace(model.decoders[m](torch.cat([c.mean, h], dim=1)), 0.1).log_prob(x)
             log_p = (1.5 + i) * log_p.sum(dim=(1, 2, 3)).mean().item()
             kl = D.kl_divergence(D.Normal(q.mean, (0.5 * q.logvar).exp()), D.Normal(0.0, 1.0)).sum(dim=1).mean().item()
-            paired = model.discriminators[m](z, q.mean)
-            independent = model.discriminators[m](z, q.mean[torch.randperm(12)])
+            paired = model.discriminators[m](sample(c), h)
+            independent = model.discriminators[m](sample(c), h[torch.randperm(12)])
             guess = torch.cat([paired, independent]).sigmoid()
             truth = torch.cat([torch.ones(12), torch.zeros(12)]).double()
             cross_entropy = torch.nn.functional.binary_cross_entropy(guess, truth).item()
@@ -163,6 +167,18 @@ def test_the_density_ratio_finds_the_mutual_information_of_gaussians(correlation
             estimates.append(information.item())
     truth = -0.5 * math.log(1 - correlation**2)
     assert np.mean(estimates) == pytest.approx(truth, abs=0.1)
+
+
+def test_discriminators_have_a_learning_rate_of_their_own_and_share_the_cooldown():
+    model, images, labels = make("dmvae", discriminator_lr=0.02)
+    rest, own = (optimizer := make_optimizer(model, 0.01)).param_groups
+    assert (rest["lr"], rest["betas"], own["lr"], own["betas"]) == (0.01, (0.9, 0.999), 0.02, (0.5, 0.9))
+    assert {*map(id, own["params"])} == {*map(id, model.discriminators.parameters())}
+    pixels = {m: x.mul(255).byte() for m, x in images.items()}
+    split = Split(pixels, dict.fromkeys(images, labels), torch.arange(12)[:, None].expand(-1, 2).int())
+    settings = SimpleNamespace(steps=4, batch_size=12, cooldown=0.5, precision="float32", compile="off")
+    rates = [g["lr"] for _ in training_steps(model, optimizer, split, settings, 0) for g in optimizer.param_groups]
+    assert rates == pytest.approx([0.01, 0.02] * 3 + [0.005, 0.01])
 
 
 def test_products_are_without_the_prior():

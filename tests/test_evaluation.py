@@ -10,7 +10,7 @@ import yaml
 from tiny import ROOT, make_data, write_archives, write_project
 
 from qmvae.data.dataset import Dataset, Split, pair_by_class
-from qmvae.evaluate import cross_generation, linear_probe
+from qmvae.evaluate import cross_generation, evaluator, linear_probe
 from qmvae.evaluate.evaluator import Evaluator
 from qmvae.model.base import MultimodalVAE
 from qmvae.model.gaussian import Gaussian
@@ -169,10 +169,48 @@ def test_the_fused_code_of_a_pair_is_that_of_the_pairs_images(dataset, name):
     torch.testing.assert_close(found.logvar, expected.logvar)
 
 
-def test_a_model_without_fused_codes_has_no_both(dataset, monkeypatch):
+def test_a_model_without_fused_codes_has_no_both(monkeypatch):
     monkeypatch.setattr(Oracle, "is_fused", False)
-    score, _ = linear_probe.linear_probe(Oracle(), dataset, torch.arange(600))
-    assert set(score) == {"mnist", "svhn"}
+    names = ("mnist", "left_half")  # both with the class of the image itself
+    score, _ = linear_probe.linear_probe(Oracle(10, names), flat_dataset(10, names), torch.arange(600))
+    assert score == {"mnist": 1.0, "left_half": 1.0}
+
+
+def test_each_measure_is_of_the_test_images_and_each_fit_to_the_training_images(dataset):
+    """Blank images are all of one class. Where nothing is fitted, the training images have no part."""
+    networks = dict.fromkeys(NAMES, Reader()), {"mnist": Reader(), "svhn": Off()}
+    model, split = Oracle(), dataset.test
+    blank = Split({name: torch.zeros_like(x) for name, x in split.images.items()}, split.labels, split.pairs)
+    usual, untrained, blind = (
+        Evaluator(Dataset(*splits, dataset.titles), *networks, "all", "all", seed=0).evaluate(model)
+        for splits in ((split, split), (blank, split), (split, blank))
+    )
+    fitted = {"linear", "calibration", "probes"}
+    assert all(untrained[part] == usual[part] for part in usual.keys() - fitted)
+    assert usual["linear"]["mnist"] > 0.8 and set(blind["linear"].values()) == {0.1}
+    assert {v for key, v in blind["probes"].items() if key.endswith(("digit", "digit_mlp"))} == {0.1}
+    for part in ("cross", "translated"):
+        assert usual[part] == {"mnist_to_svhn": 1.0, "svhn_to_mnist": 0.5}
+        assert usual[f"{part}_strong"] == pytest.approx({"mnist_to_svhn": 0.7, "svhn_to_mnist": 0.5})
+    assert usual["frechet"]["mnist_to_svhn"] == pytest.approx(0, abs=1e-4) and usual["frechet"]["svhn_to_mnist"] > 0.01
+    assert usual["coherence"] == {"joint": 1.0}  # by Shi et al.'s classifiers
+
+
+def test_contrast_is_that_of_the_target(dataset, monkeypatch):
+    def generated(_model, _classifiers, _stronger, _split, _source, target, *_):
+        return cross_generation.CrossGeneration(0.0, 0.0, 0.0, NAMES.index(target))
+
+    monkeypatch.setattr(evaluator, "cross_generation", generated)
+    networks = [dict.fromkeys(NAMES, Reader())] * 2
+    assert Evaluator(dataset, *networks, 40, 40, seed=0).evaluate(Oracle())["contrast"] == {"mnist": 0, "svhn": 1}
+
+
+def test_the_calibration_is_that_of_samples(dataset, monkeypatch):
+    real = Encoder.forward
+    monkeypatch.setattr(Encoder, "forward", lambda self, x: Gaussian(real(self, x).mean, torch.full((len(x), 2), 2.0)))
+    monkeypatch.setattr(Oracle, "fuse", lambda self, posteriors: next(iter(posteriors.values())))
+    score, calibration = linear_probe.linear_probe(Oracle(), dataset, torch.arange(600))
+    assert score["mnist"] == 1.0 and calibration["mnist"] > 0.05  # a mean's class is sure, a sample's is not
 
 
 def test_frechet_distance_against_scipy():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from test_models import make
+from test_models import make, sample
 from torch import distributions as D
 
 from qmvae.model.gaussian import Gaussian
@@ -21,9 +21,9 @@ def fused_by_hand(model, images, names):
 @pytest.mark.parametrize("count, subsets", [(2, []), (3, [[1, 1, 0], [0, 1, 1]])])
 @pytest.mark.parametrize("progress, beta", [(0.0, 0.0), (0.1, 0.25), (0.4, 1.0), (1.0, 1.0)])
 def test_every_term_of_the_objective(monkeypatch, count, subsets, progress, beta):
-    # with the posterior mean for the sample the expectations are plain numbers
-    monkeypatch.setattr(Gaussian, "rsample", lambda q, generator=None: q.mean)
-    model, images, labels = make("mvae", count, warm_up=0.4)
+    # with one sample that is no random number the expectations are plain numbers
+    monkeypatch.setattr(Gaussian, "rsample", sample)
+    model, images, labels = make("mvae", count, warm_up=0.4, kl=2.0)
     model = model.double()
     images = {m: x.double() for m, x in images.items()}
     monkeypatch.setattr(model, "random_subsets", lambda count, device: torch.tensor(subsets).bool())
@@ -37,9 +37,10 @@ def test_every_term_of_the_objective(monkeypatch, count, subsets, progress, beta
         total = 0.0
         for key, given in members.items():
             q = fused_by_hand(model, images, given)
-            elbo = -beta * D.kl_divergence(q, D.Normal(0.0, 1.0)).sum(dim=1).mean()
+            elbo = -2 * beta * D.kl_divergence(q, D.Normal(0.0, 1.0)).sum(dim=1).mean()
+            z = q.mean + 2 * q.scale.log()  # `sample` of this posterior
             for m in given:
-                log_p = D.Laplace(model.decoders[m](q.mean), 0.75).log_prob(images[m]).sum(dim=(1, 2, 3)).mean()
+                log_p = D.Laplace(model.decoders[m](z), 0.75).log_prob(images[m]).sum(dim=(1, 2, 3)).mean()
                 elbo += model.config.likelihood[m].weight * log_p
             assert terms[f"elbo_{key}"] == pytest.approx(elbo.item()), key
             total += elbo.item()

@@ -2,7 +2,7 @@
 
 import torch
 
-from qmvae.model.networks import GaussianEncoder, conv_encoder
+from qmvae.model.networks import GaussianEncoder, conv_encoder, shifted
 
 
 def test_a_signal_keeps_its_size_through_a_fresh_encoder():
@@ -21,3 +21,15 @@ def test_codes_of_a_bfloat16_network_have_the_dtype_of_the_images():
     with torch.autocast("cpu", torch.bfloat16):
         q = encoder(torch.rand(2, 1, 4, 4))
     assert q.mean.dtype == q.logvar.dtype == torch.float32
+
+
+def test_shifted_moves_all_images_alike_and_in_both_directions():
+    torch.manual_seed(0)
+    images, places = torch.zeros(2, 1, 9, 9), set()
+    images[:, :, 4, 4] = 1
+    for _ in range(400):
+        first, second = shifted(images, 2)
+        assert torch.equal(first, second) and first.sum() == 1
+        places.add(tuple(first[0].nonzero()[0].tolist()))
+    assert places == {(row, column) for row in range(2, 7) for column in range(2, 7)}
+    assert shifted(torch.ones(1, 1, 4, 4), 2).eq(1).all()  # the border is repeated

@@ -84,11 +84,20 @@ FAULTS = {
         lambda d: d["modalities"].update({"a_to_b": {"net": "mlp"}}),
         "modalities: 'a_to_b' would be mistaken for another key; rename it",
     ),
+    "a modality named like an end of a result": (
+        lambda d: d["modalities"].update({"a_to": {"net": "mlp"}}),
+        "modalities: 'a_to' would be mistaken for another key; rename it",
+    ),
+    "a modality without braces": (lambda d: d["modalities"].update(svhn="conv"), "modalities.svhn: expected a mapping"),
     "a modality named like a path": (lambda d: d["modalities"].update({"../x": {"net": "mlp"}}), "modalities"),
     "a preset named like a path": (lambda d: d.update(preset="../x"), "preset"),
     "a preset named like the committed models": (
         lambda d: d["presets"].update(published=d["presets"]["subset"]),
         "presets.published: this name is for the committed models; rename the preset",
+    ),
+    "a preset named like the hashes": (
+        lambda d: d["presets"].update(code=d["presets"]["subset"]),
+        "presets.code: artifacts/code has the hashes of the code; rename the preset",
     ),
     "repeated seeds": (lambda d: d["presets"]["quick"]["training"].update(seeds=[1, 1]), r"seeds \[1, 1\] repeat"),
     "no seeds": (lambda d: d["presets"]["quick"]["training"].update(seeds=[]), "training.seeds"),
@@ -100,8 +109,9 @@ FAULTS = {
     ),
     "a title of two lines": (
         lambda d: d["presets"]["quick"]["images"].update(titles={"mnist": "digits\nof hands"}),
-        "presets.quick.images.titles.mnist: expected one line of text, not empty",
+        "presets.quick.images.titles.mnist: expected one line of text without \\$, the first character no space",
     ),
+    "a title in TeX": (lambda d: d["presets"]["quick"]["images"]["titles"].update(svhn="a $x_{"), "text without \\$"),
     "a term of Eq. 19 twice": (
         lambda d: d["qmvae"].update(quadruplet=["first", "first"]),
         r"quadruplet: \['first', 'first'\] repeats a term; give each term once",

@@ -5,11 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_models import NETWORKS, SHAPES, namespace
+from test_models import NETWORKS, SHAPES, namespace, sample
 from torch import distributions as D
 
 from qmvae.model.gaussian import Gaussian
 from qmvae.model.qmvae import QMVAE
+from qmvae.model.quadruplet import triplet_terms
 
 
 def make(count=2, **changes):
@@ -53,8 +54,8 @@ def fused_by_hand(posteriors, prior=1):
     ids=str,
 )
 def test_every_term_of_the_objective(monkeypatch, count, changes):
-    # With the posterior mean for the sample, the expectations of Eqs. 7, 17 and 18 are plain numbers.
-    monkeypatch.setattr(Gaussian, "rsample", lambda q, generator=None: q.mean)
+    # with one sample that is no random number the expectations of Eqs. 7, 17 and 18 are plain numbers
+    monkeypatch.setattr(Gaussian, "rsample", sample)
     model, images, labels = make(count, **changes)
     config, printed = model.config, model.config.objective == "printed"
     # at the very end of training hardest negatives make the quadruplets a function of the means alone
@@ -67,7 +68,7 @@ def test_every_term_of_the_objective(monkeypatch, count, changes):
         joint = fused_by_hand(shared.values(), config.prior_expert)
 
         def likelihood(m, z):
-            p = D.Laplace(model.decoders[m](torch.cat([z, private[m].mean], dim=1)), 0.75)
+            p = D.Laplace(model.decoders[m](torch.cat([z, sample(private[m])], dim=1)), 0.75)
             log_p = p.log_prob(images[m]).sum(dim=(1, 2, 3)).mean().item()
             return log_p * (1 if printed else config.likelihood[m].weight)
 
@@ -78,8 +79,8 @@ def test_every_term_of_the_objective(monkeypatch, count, changes):
         elbo_joint = -kl_shared * kl_by_hand(joint)
         elbo_alone = {}
         for m in images:
-            elbo_joint += likelihood(m, joint.mean) - weight(m) * kl_by_hand(private[m])
-            elbo_alone[m] = likelihood(m, shared[m].mean) - weight(m) * kl_by_hand(private[m])
+            elbo_joint += likelihood(m, sample(joint)) - weight(m) * kl_by_hand(private[m])
+            elbo_alone[m] = likelihood(m, sample(shared[m])) - weight(m) * kl_by_hand(private[m])
             elbo_alone[m] -= kl_shared * kl_by_hand(shared[m])
 
     quad = 0.0
@@ -206,16 +207,35 @@ def test_translation_takes_the_private_code_from_the_reference():
     torch.testing.assert_close(model.translate({"svhn": images["svhn"]}, "mnist", images["mnist"]), expected)
 
 
-def test_generation_from_the_prior_uses_one_shared_code_a_row():
-    model, _, _ = make(3)
-    drawn = model.generate(7, seed=0)
-    assert {m: tuple(x.shape) for m, x in drawn.items()} == {m: (7, *SHAPES[m]) for m in SHAPES}
+def test_generation_from_the_prior_uses_one_shared_code_a_row(monkeypatch):
+    model, seen = make(3)[0], []
+    monkeypatch.setattr(model, "decode", lambda name, z, h: seen.append((z, h)))
+    model.generate(20_000, seed=0)
+    z, h = zip(*seen, strict=True)
+    assert torch.equal(z[0], z[1]) and torch.equal(z[0], z[2]) and not torch.equal(h[0], h[1])
+    for code in (z[0], *h):  # N(0, I)
+        assert code.mean(dim=0).abs().max() < 0.04 and (code.std(dim=0) - 1).abs().max() < 0.04
+
+
+def test_within_sums_the_triplet_losses_of_all_modalities():
+    negatives = dict(policy="hardest", start=0.0, distinct=False, labels=True)
+    model, images, _ = make(3, metric="within", negatives=negatives)
+    labels = torch.arange(12) % 6  # one positive each, so that none is chosen at random
+    found = [triplet_terms(model.shared_encoders[m](x).mean, labels, "hardest", 2.0) for m, x in images.items()]
+    terms = model.loss(images, labels)
+    for name, values in zip(("quad", "distance_positive", "distance_negative"), zip(*found, strict=True), strict=True):
+        torch.testing.assert_close(terms[name], sum(values))
 
 
 @pytest.mark.parametrize(
     "images, message",
     [
-        ({"mnist": torch.full((2, 1, 4, 4), 255, dtype=torch.uint8)}, "mnist: expected images of shape.*255 to 255"),
+        (
+            {"mnist": torch.full((2, 1, 4, 4), 255, dtype=torch.uint8)},
+            "mnist: .*got torch.uint8; divide 8-bit",
+        ),
+        ({"mnist": -torch.ones(2, 1, 4, 4)}, r"got values from -1 to -1; rescale .*: \(x \+ 1\) / 2"),
+        ({"mnist": torch.full((2, 1, 4, 4), torch.nan)}, "got values from nan to nan; replace NaN"),
         ({"mnist": torch.zeros(2, 4, 4)}, r"\(N, 1, 4, 4\)"),
         ({"audio": torch.zeros(2, 4, 4)}, "'audio': unknown; this model has mnist, svhn"),
         ({}, "no modality given"),

@@ -450,3 +450,9 @@ def test_mmvaeplus_generates_with_the_fixed_priors(recorded):
     assert model.private_prior(20_000).abs().mean(dim=0).tolist() == pytest.approx([1, 1, 1], abs=0.05)
     first, again, other = (model.generate(3, seed=s)["svhn"] for s in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", ["jmvae", "cvae"])
+def test_the_kl_weight_rises_during_the_warm_up(name):
+    model, _, _ = make(name, kl=2.0, warm_up=0.4)
+    assert [model.schedule(progress)["beta"] for progress in (0.0, 0.1, 0.4, 1.0)] == [0.0, 0.5, 2.0, 2.0]

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
-from test_models import make
+from test_models import make, sample
+from torch import distributions as D
 
+from qmvae.model import translated
+from qmvae.model.gaussian import Gaussian
 from qmvae.model.translated import class_share, hinge
 
 
@@ -43,14 +46,53 @@ def test_batches_of_one_class_or_of_single_images_have_no_distance(labels):
     assert distance.item() == 0.0 and torch.isfinite(codes.grad).all()
 
 
-def test_the_gradient_reaches_the_decoder_and_the_private_encoder_only():
+@pytest.mark.parametrize("count", [2, 3])
+def test_every_additional_term_of_the_objective(monkeypatch, count):
+    monkeypatch.setattr(Gaussian, "rsample", sample)
+    monkeypatch.setattr(translated, "shifted", lambda x, most: x.flip(3))
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: torch.tensor([4]))  # row i takes h from row i + 5
+    model, images, _ = make("translated", count, class_share=3.0, cross_reconstruction=0.6)
+    config, labels, other = model.config, torch.arange(12) % 5, (torch.arange(12) + 5) % 12
+    config.digit, config.style = {m: 2.0 + i for i, m in enumerate(images)}, {m: 4.0 + i for i, m in enumerate(images)}
+    for i, m in enumerate(images):
+        config.likelihood[m].weight = 1.5 + i
+    differs = labels != labels[other]
+    assert 0 < differs.sum() < 12
+    with torch.no_grad():
+        terms = model.loss(images, labels)
+        shared = {m: model.shared_encoders[m](x) for m, x in images.items()}
+        private = {m: model.private_encoders[m](x) for m, x in images.items()}
+        expected = config.beta * terms["quad"] - sum(terms[name] for name in terms if name.startswith("elbo_"))
+        for m, x in images.items():
+            digit, style, cross = 0.0, 0.0, []
+            for z in (q for n, q in shared.items() if n != m):
+                p = D.Laplace(model.decoders[m](torch.cat([sample(z), sample(private[m])], dim=1)), 0.75)
+                cross.append(p.log_prob(x).sum(dim=(1, 2, 3)).mean())
+                h = sample(private[m])[other]
+                image = model.decoders[m](torch.cat([z.mean, h], dim=1))
+                mu, q = model.shared_encoders[m](image.flip(3)).mean, model.private_encoders[m](image)
+                near, far = (mu - z.mean).norm(dim=1), (mu - shared[m].mean[other]).norm(dim=1)
+                digit += (torch.relu(near - far + config.alpha1) * differs).mean()
+                style -= (D.Normal(q.mean, (q.logvar / 2).exp()).log_prob(h).sum(dim=1) * differs).mean()
+            share, log_p = class_share(private[m].mean, labels), torch.stack(cross).mean()
+            for name, value in {"digit": digit, "style": style, "class_share": share, "cross_log_p": log_p}.items():
+                assert terms[f"{name}_{m}"].item() == pytest.approx(value.item(), rel=1e-4), name
+            expected += config.digit[m] * digit + config.style[m] * style + 3.0 * share
+            expected -= 0.6 * config.likelihood[m].weight * log_p
+    assert terms["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("through", [True, False])
+def test_the_gradient_reaches_the_decoder_and_through_it_the_private_encoder_only(monkeypatch, through):
     model, images, labels = make("translated", style={"all": 1.0})
+    decode = model.decode
+    monkeypatch.setattr(model, "decode", lambda m, z, h: decode(m, z, h if through else h.detach()))
     shared = {m: model.shared_encoders[m](x) for m, x in images.items()}
     private = {m: model.private_encoders[m](x) for m, x in images.items()}
     digit, style = model.translated_losses("mnist", shared, private, labels)
     (digit + style).backward()
     reached = {tuple(name.split(".")[:2]) for name, p in model.named_parameters() if p.grad is not None}
-    assert reached == {("decoders", "mnist"), ("private_encoders", "mnist")}
+    assert reached == {("decoders", "mnist")} | ({("private_encoders", "mnist")} if through else set())
 
 
 def test_without_the_additional_terms_the_objective_is_that_of_q_mvae():

@@ -9,7 +9,8 @@ from tiny import make_data, write_project
 
 from ablations import tune
 from qmvae.data.dataset import Dataset, Split, hold_out, pair_by_class
-from qmvae.pipeline import files, params
+from qmvae.pipeline import artifacts, files, params
+from qmvae.pipeline.stages import classifiers
 
 
 def numbered(count, seed):
@@ -236,3 +237,26 @@ def test_the_tradeoff_has_runs_of_other_kl_weights_only_and_marks_what_the_proto
     assert final.weights.to_dict() == {"Q-MVAE, 4,000 steps": "8/4", "DMVAE, 8,000 steps": "100/50"}
     assert final.on_line.tolist() == [False, True]  # Q-MVAE's has another shared KL weight, too
     assert tune.tradeoff([], run, {"mnist": "MNIST", "svhn": "SVHN"}, entries).empty
+
+
+@pytest.mark.faults
+def test_an_entry_becomes_a_row_of_numbers_on_held_out_images(tmp_path, monkeypatch):
+    run = make_data(write_project(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    classifiers.run(run)
+    validation = {"part": 0.2, "seed": 0, "conditions": 40, "probe_pairs": 100}
+    entry = {"model": "qmvae", "steps": 6, "seed": 0, "changes": {"lr": 0.002}}
+    tuning = tune.Tuning.model_validate({"validation": validation, "runs": {"one": entry}})
+    held = tune.split(artifacts.load_dataset(run), run, tuning.validation)
+    seen, real = [], tune.make_evaluator
+    monkeypatch.setattr(
+        tune, "make_evaluator", lambda run, data, chosen: (seen.append(data), real(run, data, chosen))[1]
+    )
+    row = tune.tune(run, tuning, "one", held)
+    assert seen == [held]  # never the test images
+    tune.add_row(tmp_path / "tuning.csv", row, tmp_path)
+    [read] = tune.read_rows(tmp_path / "tuning.csv")
+    assert [read[key] for key in tune.COLUMNS] == ["one", "qmvae", "6", "0", '{"lr": 0.002}']
+    parts = {key.partition(".")[0] for key in read if "." in key}
+    assert {"cross", "cross_strong", "linear", "style", "active"} <= parts and not parts & set(tune.LEFT_OUT)
+    assert not tune.differs(run, "one", tuning.runs["one"], read)

@@ -14,12 +14,16 @@ def test_holm_by_hand():
 def test_a_claim_is_tested_among_all_others():
     strong, weak = [0.90, 0.91, 0.92], [0.78, 0.83, 0.82]
     p = ttest_rel(strong, weak).pvalue
-    assert p < 0.05 < 8 * p  # significant alone, not among eight
+    assert p < 0.05 < 5 * p < 0.1  # significant alone, not among five
     alone = decide([Claim("a", strong, weak)])
     assert alone.verdict[0] == "holds" and alone["measured here"][0] == f"+10.0 points (p = {p:#.3g})"
-    assert decide([Claim("a", strong, weak)] * 8).verdict.unique() == ["the claimed sign, not decided"]
+    assert decide([Claim("a", strong, weak)] * 5).verdict.unique() == ["the claimed sign, not decided"]
     assert decide([Claim("a", weak, strong)]).verdict[0] == "does not hold here"
-    assert decide([Claim("a", weak, strong)] * 8).verdict[0] == "the other sign, not decided"
+    assert decide([Claim("a", weak, strong)] * 5).verdict[0] == "the other sign, not decided"
+
+
+def test_a_model_is_trained_if_its_mean_is_five_points_above_the_chance_level():
+    assert trained([0.1, 0.1, 0.31], 0.12) and not trained([0.1, 0.1, 0.30], 0.12)
 
 
 def test_a_model_at_the_chance_level_has_no_rank_and_takes_no_test_from_the_others():

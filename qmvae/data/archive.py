@@ -27,12 +27,17 @@ def find(folder: Path, name: str) -> Path:
 
 
 def read(folder: Path, name: str) -> tuple[str, dict[str, np.ndarray]]:
-    """Return the path of one modality's archive, and those of the four arrays that it has. Raises DataError."""
+    """Return the path of one modality's archive, and its four arrays. Raises DataError."""
     path = find(folder, name)
     try:
         with zipfile.ZipFile(path) as archive:
-            present = [key for key in ARRAYS if f"{key}.npy" in archive.namelist()]
-            return str(path), {key: _array(path, archive, key) for key in present}
+            entries = [entry.removesuffix(".npy") for entry in archive.namelist()]
+            if lacking := [key for key in ARRAYS if f"{key}.npy" not in archive.namelist()]:
+                found = ascii(", ".join(entries))[1:-1][:300] or "nothing"  # a stranger's names, on one line
+                raise DataError(f"{path}: {lacking[0]}: not in it, found {found}; rename or add this array")
+            return str(path), {key: _array(path, archive, key) for key in ARRAYS}
+    except PermissionError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}; change its permissions") from None
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
         if isinstance(error, DataError):
             raise

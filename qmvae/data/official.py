@@ -30,11 +30,9 @@ TIMEOUT = 30  # seconds without a byte; torchvision would wait forever
 def read(folder: Path, name: str) -> tuple[str, dict[str, np.ndarray]]:
     """Return the folder of one modality's files, mnist or svhn, and its four arrays.
 
-    Images uint8 (N, 28, 28) or (N, 32, 32, 3), labels integers (N,), 0..9. Raises DataError for any other modality, and
-    where a file is missing and cannot be downloaded.
+    Images uint8 (N, 28, 28) or (N, 32, 32, 3), labels integers (N,), 0..9. Raises DataError where a
+    file is missing and cannot be downloaded.
     """
-    if name not in ("mnist", "svhn"):
-        raise DataError(f"modality {name!r}: torchvision's images are mnist and svhn; for others use source: archive")
     try:
         return (_mnist if name == "mnist" else _svhn)(folder)
     except OSError as error:
@@ -46,7 +44,7 @@ def files(folder: Path, name: str) -> list[Path]:
     if name == "mnist":
         paths = [folder / "MNIST" / "raw" / unpacked for unpacked, _ in MNIST_FILES.values()]
         return [path if path.exists() else path.with_name(f"{path.name}.gz") for path in paths]
-    return [folder / SVHN.split_list[part][1] for part in ("train", "test")] if name == "svhn" else []
+    return [folder / SVHN.split_list[part][1] for part in ("train", "test")]
 
 
 def _mnist(folder: Path) -> tuple[str, dict[str, np.ndarray]]:

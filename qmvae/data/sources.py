@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from qmvae.data.checks import check_form, check_labels, check_values
+from qmvae.data.checks import DataError, check_form, check_labels, check_values
+
+MNIST_SVHN = {"builtin": "the built-in images", "torchvision": "torchvision's images"}  # the sources without others
 
 
 def read(source: str, folder: Path, names: Iterable[str], seed: int) -> dict[str, tuple[str, dict[str, np.ndarray]]]:
@@ -14,6 +16,7 @@ def read(source: str, folder: Path, names: Iterable[str], seed: int) -> dict[str
     source: `builtin`, `archive` or `torchvision`. folder: where archives and official files lie. seed: of the built-in
     images. Raises DataError.
     """
+    _check_source(source, names)
     if source == "builtin":
         from qmvae.data import builtin
 
@@ -34,11 +37,19 @@ def read(source: str, folder: Path, names: Iterable[str], seed: int) -> dict[str
     return found
 
 
+def _check_source(source: str, names: Iterable[str]) -> None:
+    if source in MNIST_SVHN and (unknown := [name for name in names if name not in ("mnist", "svhn")]):
+        text = f"{MNIST_SVHN[source]} are mnist and svhn; for others use a preset with source: archive"
+        raise DataError(f"modality {unknown[0]!r}: {text}")
+
+
 def files_read(source: str, folder: Path, names: Iterable[str]) -> list[Path]:
     """Return the files that `read` uses whatever their content: archives. Raises DataError if one is missing.
 
-    Built-in images need no files, and official files are used only if they have their official checksums.
+    Built-in images need no files, and official files are used only if they have their official checksums. Raises
+    DataError as well if the source has no such modality.
     """
+    _check_source(source, names)
     if source != "archive":
         return []
     from qmvae.data import archive

@@ -1,5 +1,6 @@
 """The interface of every model. Training, evaluation and figures use only this interface."""
 
+import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -196,7 +197,9 @@ class MultimodalVAE(nn.Module):
     # Checks
 
     def _generator(self, seed: int | None) -> torch.Generator | None:
-        return None if seed is None else torch.Generator(next(self.parameters()).device).manual_seed(seed)
+        if seed is None:
+            return None
+        return torch.Generator(next(self.parameters()).device).manual_seed(operator.index(seed))
 
     def _known(self, name: str) -> str:
         if name not in self.shapes:
@@ -204,12 +207,16 @@ class MultimodalVAE(nn.Module):
         return name
 
     def _all_checked(self, images: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return the images of each modality, checked. Raises ValueError, also if there are none or numbers differ."""
+        """Return the images of each modality, checked and in the order of `shapes`.
+
+        Raises ValueError, also if there are no images or if their numbers differ.
+        """
         if not isinstance(images, Mapping):
             raise ValueError(f"expected images by modality, such as {{'mnist': x}}, got {type(images).__name__}")
         if not images:
             raise ValueError(f"no modality given; expected at least one of {', '.join(self.shapes)}")
         checked = {m: self._checked(m, x) for m, x in images.items()}
+        checked = {m: checked[m] for m in self.shapes if m in checked}
         counts = {m: len(x) for m, x in checked.items()}
         if len(set(counts.values())) > 1:
             raise ValueError(f"expected as many images of each modality, got {counts}")
@@ -218,21 +225,25 @@ class MultimodalVAE(nn.Module):
     def _checked(self, name: str, images: Any) -> Tensor:
         """Return the images with the model's dtype and device.
 
-        Raises ValueError on an unknown modality, another shape, and values more than TOLERANCE outside [0, 1].
+        Raises ValueError on an unknown modality, integers, another shape and values more than TOLERANCE outside [0, 1].
         """
         shape, like = self.shapes[self._known(name)], next(self.parameters())
         expected = f"{name}: expected images of shape (N, {', '.join(map(str, shape))}) in [0, 1]"
         if not isinstance(images, Tensor):
             try:
-                images = torch.as_tensor(images, dtype=like.dtype)
+                images = torch.as_tensor(images)
             except (RuntimeError, TypeError, ValueError) as error:
                 raise ValueError(f"{expected}, got {type(images).__name__}: {error}") from None
+        if not images.is_floating_point() and images.dtype != torch.bool:
+            raise ValueError(f"{expected}, got {images.dtype}; divide 8-bit images by 255")
         images = images.to(like)
         if images.shape[1:] != tuple(shape):
             raise ValueError(f"{expected}, got shape {tuple(images.shape)}")
         low, high = (value.item() for value in images.aminmax()) if images.numel() else (0.0, 0.0)
         if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # NaN fails both
-            raise ValueError(f"{expected}, got values from {low:g} to {high:g}; divide 8-bit images by 255")
+            cure = "divide 8-bit images by 255" if low >= 0 else "rescale those from -1 to 1: (x + 1) / 2"
+            cure = cure if low == low else "replace NaN"
+            raise ValueError(f"{expected}, got values from {low:g} to {high:g}; {cure}")
         return images
 
 

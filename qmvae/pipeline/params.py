@@ -18,8 +18,9 @@ from qmvae.pipeline.schema import MODELS, NAME, TITLE, File, Params
 TEXTS = {  # of pydantic's faults, by type or by the pattern that a text does not match, where its own are no help
     "extra_forbidden": "unknown key; remove it or correct its spelling",
     "missing": "missing; add it",
+    "model_type": "expected a mapping, such as {net: conv} for a modality",
     NAME: "expected lower-case letters, digits and underscores, the first a letter",
-    TITLE: "expected one line of text, not empty",
+    TITLE: "expected one line of text without $, the first character no space or underscore",
 }
 PUBLISHED, SOURCE = "published", "subset"  # the preset of the committed models, and the preset that trained them
 
@@ -44,6 +45,8 @@ def parse(path: Path, yaml: YAML | None = None) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: byte {error.start} is no UTF-8; save the file as UTF-8") from None
     except Exception as error:  # a hostile document trips the parser in many ways
         raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())[:500]}") from None
 
@@ -69,6 +72,8 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
         raise ParamsError(explain(path, error)) from None
     if PUBLISHED in file.presets:
         raise ParamsError(f"{path}: presets.{PUBLISHED}: this name is for the committed models; rename the preset")
+    if "code" in file.presets:
+        raise ParamsError(f"{path}: presets.code: artifacts/code has the hashes of the code; rename the preset")
     settings = file.settings(file.preset)
     shared = ("preset", "device", "modalities", "ablations")
     chosen: dict[str, Any] = {name: getattr(file, name) for name in shared}
@@ -78,7 +83,7 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
     chosen["images"] = chosen["images"].model_copy(update={"titles": titles})
     run = Params(
         root=root,
-        data=root / file.folder,
+        data=root / Path(file.folder).expanduser(),
         seeds=file.presets[file.preset].training.seeds,
         training={name: training for name, (_, training) in settings.items()},
         **chosen,

@@ -91,7 +91,7 @@ def plan(preset: str | None = None, data: str | None = None) -> Params:
     data: the folder of the image files; those that the preset reads must be there. Raises ParamsError and DataError.
     """
     root = params.find_root()
-    values = {"preset": preset, "folder": data and os.path.expanduser(data)}  # params.yaml does not expand ~
+    values = {"preset": preset, "folder": data and os.path.expanduser(data)}
     run = params.load(preset or None, root)
     folder = root / (values["folder"] or run.data)
     where = f"{root / 'params.yaml'}: folder"
@@ -103,7 +103,7 @@ def plan(preset: str | None = None, data: str | None = None) -> Params:
             )
         if folder.resolve().is_relative_to((root / "artifacts").resolve()):
             raise params.ParamsError(f"{where}: runs delete files in {folder}; move the image files to another folder")
-        files_read(run.images.source, folder, run.modalities)
+    files_read(run.images.source, folder, run.modalities)
     params.switch(root, **{key: value for key, value in values.items() if value})
     run = params.load(root=root)
     for name in run.models:

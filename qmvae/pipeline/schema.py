@@ -18,7 +18,7 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Width = Annotated[int, Field(gt=0, le=4096)]
-NAME, TITLE = r"^[a-z][a-z0-9_]*$", r"^[^\r\n]+$"
+NAME, TITLE = r"^[a-z][a-z0-9_]*$", r"^[^\s_$][^\r\n$]*$"
 Name = Annotated[str, Field(pattern=NAME)]
 Title = Annotated[str, Field(pattern=TITLE)]  # a table has one line for each
 Device = Literal["auto", "cpu", "cuda"]
@@ -339,7 +339,7 @@ class File(Models):
             if len(set(titles)) < len(titles):
                 raise ValueError(f"presets.{name}.images.titles: {titles} repeats a title; tables need different ones")
         taken = ("both", "joint", "all", *get_args(Network))
-        if wrong := sorted(n for n in self.modalities if n in taken or "_to_" in n or n.startswith("subset_")):
+        if wrong := sorted(n for n in self.modalities if n in taken or "_to_" in f"_{n}_" or n.startswith("subset_")):
             raise ValueError(f"modalities: {wrong[0]!r} would be mistaken for another key; rename it")
         for preset in self.presets:
             self.settings(preset)

@@ -91,7 +91,7 @@ def train_seed(
     """Train one model with one seed, and leave model.safetensors, model.json and log.csv in the folder.
 
     A finished model with the same fingerprint is kept. A checkpoint with it is resumed. Raises TrainingError on a loss
-    that is not finite.
+    that is not finite, and on images that do not fit a modality's network.
 
     keep: steps after which a copy of the model goes into the subfolder step-<n>.
     """
@@ -102,7 +102,10 @@ def train_seed(
     device = dataset.train.pairs.device
     torch.backends.cudnn.deterministic = True  # two runs on one GPU give the same bytes
     torch.manual_seed(seed)
-    model = checkpoint.build_model(name, getattr(run, name), dataset.shapes, run.networks).to(device)
+    try:
+        model = checkpoint.build_model(name, getattr(run, name), dataset.shapes, run.networks).to(device)
+    except ValueError as error:  # the images are older than a change of params.yaml
+        raise TrainingError(f"{title}: {error}; or run the stage `data` again") from None
     model = model.to(memory_format=torch.channels_last)  # the fastest layout for convolutions, on CPU and GPU
     optimizer, log = make_optimizer(model, settings.lr), Log(settings.log_every)
     precision = resolve_precision(settings.precision, device)

@@ -83,9 +83,9 @@ def under_conditions(conditions: np.ndarray, generated: np.ndarray, references: 
 
 def panels(pictures: dict[str, np.ndarray], columns: int) -> Figure:
     """Draw pictures (height, width, 3) in rows of `columns`, each below its title and, if several, its letter."""
-    rows = -(-len(pictures) // columns)
+    rows, lines = -(-len(pictures) // columns), max(title.count("\n") + 1 for title in pictures)
     height, width, _ = next(iter(pictures.values())).shape
-    size = (WIDTH, rows * (WIDTH / columns * height / width + 0.3))
+    size = (WIDTH, rows * (WIDTH / columns * height / width + 0.1 + 0.2 * lines))
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.set_axis_off()

@@ -27,7 +27,10 @@ def run(params: Params) -> None:
     batch = largest, f"presets.{params.preset}.training.batch_size"
     check_enough("training pairs", len(dataset.train.pairs), *batch)
     save_dataset(dataset, params.artifacts / "data")
-    for name, (channels, height, width) in dataset.shapes.items():
-        train, test = len(dataset.train.images[name]), len(dataset.test.images[name])
-        print(f"{titles[name]}: {train:,} training and {test:,} test images, {channels}x{height}x{width}")
+    for i, (name, (channels, height, width)) in enumerate(dataset.shapes.items()):
+        train, test = (
+            f"{len(split.images[name]):,} {part} images ({len(split.pairs[:, i].unique()):,} in pairs)"
+            for part, split in (("training", dataset.train), ("test", dataset.test))
+        )
+        print(f"{titles[name]}: {train} and {test}, {channels}x{height}x{width}")
     print(f"pairs: {len(dataset.train.pairs):,} for training and {len(dataset.test.pairs):,} for testing")
