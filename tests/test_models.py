@@ -223,14 +223,13 @@ def calls(model, x, y):
 
 @every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_images_may_be_whatever_torch_turns_into_a_tensor(name, dtype):
+def test_images_may_be_whatever_torch_turns_into_a_tensor_of_floats(name, dtype):
     model, images, _ = make(name)
     model = model.to(dtype)
     x, y = ((image > 0.5).to(dtype) for image in images.values())
     expected = calls(model, x, y)
     assert all(value.dtype == dtype for value in expected.values())
-    for cast in (torch.Tensor.double, torch.Tensor.byte, torch.Tensor.bool, lambda t: t.double().numpy(),
-                 lambda t: t.byte().numpy(), lambda t: t.tolist()):  # fmt: skip
+    for cast in (torch.Tensor.double, torch.Tensor.bool, lambda t: t.double().numpy(), lambda t: t.tolist()):
         for call, value in calls(model, cast(x), cast(y)).items():
             assert value.dtype == dtype and torch.equal(value, expected[call]), call
 

@@ -105,7 +105,7 @@ class MultimodalVAE(nn.Module):
     def shared(self, images: Mapping[str, Any]) -> Any:
         """Return q(z|the given modalities), a distribution over (N, shared) with `mean`, `logvar` and `rsample()`.
 
-        images: one or more modalities, (N, C, H, W) in [0, 1] each: tensors, or what torch.as_tensor accepts.
+        images: one or more modalities, (N, C, H, W) in [0, 1] each: floats, as tensors or what torch.as_tensor accepts.
         Raises ValueError on no or an unknown modality, on images of another shape or range, and on modalities with
         different numbers of images.
         """
