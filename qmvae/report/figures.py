@@ -85,8 +85,8 @@ def panels(pictures: dict[str, np.ndarray], columns: int) -> Figure:
     """Draw pictures (height, width, 3) in rows of `columns`, each below its title and, if several, its letter."""
     rows, lines = -(-len(pictures) // columns), max(title.count("\n") + 1 for title in pictures)
     height, width, _ = next(iter(pictures.values())).shape
-    size = (WIDTH, rows * (WIDTH / columns * height / width + 0.1 + 0.2 * lines))
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    size = (WIDTH, rows * (WIDTH / columns * height / width + 0.1 + 0.135 * lines))  # a title's line has 0.135 inches
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="compressed")
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, letter, (title, picture) in zip(axes.flat, string.ascii_lowercase, pictures.items(), strict=False):
