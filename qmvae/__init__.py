@@ -1,6 +1,6 @@
 """Q-MVAE (Chen et al. 2022) and the models that its paper compares with or builds on, behind the numbered notebooks."""
 
-from pathlib import Path
+import os
 
 __version__ = "0.1.0"
 
@@ -18,4 +18,4 @@ def load(folder, device="cpu"):
     """
     from qmvae.pipeline.checkpoint import load_model  # late, so that `import qmvae` takes no time
 
-    return load_model(Path(folder).expanduser(), device)
+    return load_model(os.path.expanduser(folder), device)

@@ -69,8 +69,9 @@ BAD_ARRAYS = {
     ),
     "nan": (
         dict(test_images=np.full((40, 16, 16), np.nan)),
-        "test_images: found type float64, .* NaN or infinity",
+        "test_images: found type float64, expected uint8, .* NaN or infinity",
     ),
+    "signed": (dict(train_images=images(120, 16, 16, dtype=np.int8)), "train_images: found type int8, expected uint8"),
     "0 to 255": (dict(test_images=images(40, 16, 16, dtype=int) + 255), r"type int64, .* save `images.round\(\).ast"),
     "12 bits": (
         dict(train_images=images(120, 16, 16, dtype=np.uint16) + 4095),
@@ -89,7 +90,7 @@ BAD_ARRAYS = {
     ),
     "grey and alpha": (
         dict(train_images=images(120, 16, 16, 2)),
-        r"1 or 3 .* alpha, save `images\[..., :1\]`",
+        r"train_images: found shape .*, expected 1 or 3 .* alpha, save `images\[..., :1\]`",
     ),
     "alpha": (dict(train_images=images(120, 16, 16, 4)), r"expected 1 or 3 .* alpha, save `images\[..., :3\]`"),
     "alpha first": (dict(train_images=images(120, 4, 16, 16)), r"`images\[:, :3\].transpose\(0, 2, 3, 1\)`"),
@@ -131,7 +132,10 @@ BAD_ARRAYS = {
         r"test_images: found no value above 0, expected 0 \(black\) to 255; save `images \* 255`, with floats before",
     ),
     "other size": (dict(test_images=images(40, 24, 24)), r"test_images: found images of \(24, 24\), expected \(16, 16"),
-    "other channels": (dict(test_images=images(40, 16, 16, 3)), "found images of .*, expected .*; save both with the"),
+    "other channels": (
+        dict(test_images=images(40, 16, 16, 3)),
+        "test_images: found images of .*, expected .*; save both with the",
+    ),
     "white only": (dict(test_images=images(40, 16, 16) + 255), "test_images: found the value 255 only, expected 0"),
 }
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+import qmvae
 from ablations.ablate import with_change
+from qmvae.pipeline.files import FileError
 from qmvae.pipeline.params import ParamsError, find_root, load, switch
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +38,14 @@ def edited(tmp_path, edit):
     edit(document)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     return tmp_path
+
+
+@pytest.mark.parametrize("folder, place", [("~/images", "home/images"), ("~nobody_here/images", "~nobody_here/images")])
+def test_the_folder_may_begin_with_the_users_home(tmp_path, monkeypatch, folder, place):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert load(root=edited(tmp_path, lambda d: d.update(folder=folder))).data == tmp_path / place
+    with pytest.raises(FileError, match=f"{place}/model.json"):
+        qmvae.load(folder)
 
 
 FAULTS = {

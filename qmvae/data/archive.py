@@ -31,9 +31,11 @@ def read(folder: Path, name: str) -> tuple[str, dict[str, np.ndarray]]:
     path = find(folder, name)
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = [entry.removesuffix(".npy") for entry in archive.namelist()]
-            if lacking := [key for key in ARRAYS if f"{key}.npy" not in archive.namelist()]:
-                found = ascii(", ".join(entries))[1:-1][:300] or "nothing"  # a stranger's names, on one line
+            entries = archive.namelist()
+            if lacking := [key for key in ARRAYS if f"{key}.npy" not in entries]:
+                found = (
+                    ascii(", ".join(entry.removesuffix(".npy") for entry in entries))[1:-1][:300] or "nothing"
+                )  # a stranger's names, on one line
                 raise DataError(f"{path}: {lacking[0]}: not in it, found {found}; rename or add this array")
             return str(path), {key: _array(path, archive, key) for key in ARRAYS}
     except PermissionError as error:

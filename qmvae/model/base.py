@@ -1,5 +1,6 @@
 """The interface of every model. Training, evaluation and figures use only this interface."""
 
+import math
 import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -241,8 +242,10 @@ class MultimodalVAE(nn.Module):
             raise ValueError(f"{expected}, got shape {tuple(images.shape)}")
         low, high = (value.item() for value in images.aminmax()) if images.numel() else (0.0, 0.0)
         if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # NaN fails both
-            cure = "divide 8-bit images by 255" if low >= 0 else "rescale those from -1 to 1: (x + 1) / 2"
-            cure = cure if low == low else "replace NaN"
+            if math.isnan(low):
+                cure = "replace NaN"
+            else:
+                cure = "divide 8-bit images by 255" if low >= 0 else "rescale those from -1 to 1: (x + 1) / 2"
             raise ValueError(f"{expected}, got values from {low:g} to {high:g}; {cure}")
         return images
 

@@ -5,6 +5,7 @@
 
 import io
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ TEXTS = {  # of pydantic's faults, by type or by the pattern that a text does no
     TITLE: "expected one line of text without $, the first character no space or underscore",
 }
 PUBLISHED, SOURCE = "published", "subset"  # the preset of the committed models, and the preset that trained them
+RESERVED = {  # names that no preset of the file may have
+    PUBLISHED: "this name is for the committed models",
+    "code": "artifacts/code has the hashes of the code",
+}
 
 
 class ParamsError(ValueError):
@@ -70,10 +75,9 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
         file = File.model_validate(document)
     except ValidationError as error:
         raise ParamsError(explain(path, error)) from None
-    if PUBLISHED in file.presets:
-        raise ParamsError(f"{path}: presets.{PUBLISHED}: this name is for the committed models; rename the preset")
-    if "code" in file.presets:
-        raise ParamsError(f"{path}: presets.code: artifacts/code has the hashes of the code; rename the preset")
+    for name, use in RESERVED.items():
+        if name in file.presets:
+            raise ParamsError(f"{path}: presets.{name}: {use}; rename the preset")
     settings = file.settings(file.preset)
     shared = ("preset", "device", "modalities", "ablations")
     chosen: dict[str, Any] = {name: getattr(file, name) for name in shared}
@@ -83,7 +87,7 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
     chosen["images"] = chosen["images"].model_copy(update={"titles": titles})
     run = Params(
         root=root,
-        data=root / Path(file.folder).expanduser(),
+        data=root / os.path.expanduser(file.folder),
         seeds=file.presets[file.preset].training.seeds,
         training={name: training for name, (_, training) in settings.items()},
         **chosen,
