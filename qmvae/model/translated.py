@@ -53,9 +53,8 @@ class TranslatedQMVAE(QMVAE):
     L_style(x^, h) = -ln q(h|x^)
 
     x and y are a pair of one class, and x' is another image of the modality of x, of another class. mu is the mean of
-    the shared posterior. s moves an image by at most `shift` pixels at random, see `networks.shifted`. The decoder and,
-    through h, q(h|x') receive gradients. The encoders of x^ receive none, nor do z, mu(x') and the h at which L_style
-    evaluates q.
+    the shared posterior. s moves an image by at most `shift` pixels at random, see `networks.shifted`. Only the decoder
+    receives gradients: z, h, mu(x') and the encoders of x^ receive none.
     """
 
     def objective(self, images: Images, labels: Tensor, policy: str) -> dict[str, Tensor]:
@@ -116,11 +115,11 @@ class TranslatedQMVAE(QMVAE):
         own = shared[name].mean.detach()
         digit, style = torch.zeros((), device=device), torch.zeros((), device=device)
         for z in (q.mean.detach() for m, q in shared.items() if m != name):
-            h = Gaussian(*(part[other] for part in private[name])).rsample()
+            h = Gaussian(*(part[other] for part in private[name])).rsample().detach()
             x = self.decode(name, z, h).float()
             mu = frozen(self.shared_encoders[name], shifted(x, config.shift)).mean
             digit = digit + (hinge(mu, z, own[other], config.alpha1) * differs).mean()
             if config.style[name]:
-                log_q = frozen(self.private_encoders[name], x).log_prob(h.detach())
+                log_q = frozen(self.private_encoders[name], x).log_prob(h)
                 style = style - (log_q * differs).mean()
         return digit, style
