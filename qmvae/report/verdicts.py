@@ -10,19 +10,20 @@ from scipy.stats import ttest_rel
 
 LEVEL = 0.05  # of the corrected p-values
 TRAINED = 0.05  # a model trained for a task if its mean accuracy is this far above the chance level
+AT_CHANCE = "a model is at the chance level"  # so its rank says nothing about its method
 
 
 class Claim(NamedTuple):
     """A claim that one quantity is larger than another, with the values of both, one for each seed.
 
-    learned: whether both models learned the task, see `trained`. share: whether the values are fractions of 1, which
-    are told in points.
+    barred: why the claim gets no verdict, such as AT_CHANCE; empty if it gets one. share: whether the values are
+    fractions of 1, which are told in points.
     """
 
     text: str
     larger: Sequence[float]
     smaller: Sequence[float]
-    learned: bool = True
+    barred: str = ""
     share: bool = True
 
 
@@ -55,25 +56,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def decide(claims: Sequence[Claim]) -> pd.DataFrame:
     """Return a row for each claim: `claim`, `measured here`, `verdict`, as text.
 
-    If both models learned the task, a paired t-test over the seeds decides, corrected for all tests of the table. The
-    verdicts are `holds` and `does not hold here` (p < LEVEL, with the claimed sign or the other), and the sign with
-    `not decided` (p >= LEVEL) or `not tested` (one seed gives no test). If a model is at the chance level, the verdict
-    says so: its rank says nothing about its method.
+    A two-sided paired t-test over the seeds decides, corrected for all tests of the table. The verdicts are `holds` and
+    `does not hold here` (p < LEVEL, with the claimed sign or the other), and the sign with `not decided` (p >= LEVEL)
+    or `not tested` (one seed gives no test). A claim that is `barred` is not tested, and its verdict says why.
     """
-    tested = [i for i, claim in enumerate(claims) if claim.learned and len(claim.larger) > 1]
+    tested = [i for i, claim in enumerate(claims) if not claim.barred and len(claim.larger) > 1]
     found = holm([paired_p(claims[i].larger, claims[i].smaller) for i in tested])
     corrected = dict(zip(tested, found, strict=True))
     rows = []
     for i, claim in enumerate(claims):
         gap, p = fmean(claim.larger) - fmean(claim.smaller), corrected.get(i, 1.0)
-        if not claim.learned:
-            word = "no verdict: a model is at the chance level"
+        if claim.barred:
+            word = f"no verdict: {claim.barred}"
         elif p < LEVEL:
             word = "holds" if gap > 0 else "does not hold here"
         else:
             sign = "the claimed sign" if gap > 0 else "the other sign"
             word = f"{sign}, {'not decided' if i in corrected else 'not tested'}"
         evidence = f"p = {p:#.3g}" if i in corrected else "not tested" if len(claim.larger) > 1 else "one seed"
-        size = f"{100 * gap:+.1f} points" if claim.share else f"{gap:+.1f}"
+        size = f"{100 * gap:+.1f} points" if claim.share else f"{gap:+.2f}"
         rows.append((claim.text, f"{size} ({evidence})", word))
     return pd.DataFrame(rows, columns=["claim", "measured here", "verdict"])
