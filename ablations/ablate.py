@@ -35,7 +35,7 @@ def ablate(run: params.Params, name: str) -> None:
     """
     run, device = with_change(run, name), training.resolve_device(run)
     dataset = artifacts.load_dataset(run, device)
-    folder = run.artifacts / "progress" / "ablations" / name
+    folder = run.artifacts / "progress" / "ablations" / name / f"seed-{run.ablations.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     training.train_seed(run, "qmvae", run.ablations.seed, dataset, folder, training.fingerprint(run, "qmvae"))
     model = checkpoint.load_model(folder, device)

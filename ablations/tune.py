@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[str, Callable[[str], Any]]] = {  # what a cell holds, and
     "seed": ("a whole number", int),
     "changes": ("a JSON mapping", lambda text: json.loads(text).items()),
 }
+SWEEP = {"qmvae": {"kl_shared": 5.0}}  # by model: what the runs of the trade-off change beside their private KL weights
 LEFT_OUT = "calibration", "coherence"  # parts of Evaluator.evaluate that tuning.csv does not keep
 
 
@@ -98,15 +99,18 @@ def differs(run: params.Params, name: str, entry: Entry, row: dict[str, str]) ->
 
 
 def split(whole: Dataset, run: params.Params, chosen: Validation) -> Dataset:
-    """Return the training images, a part of which is held out. Raises ParamsError if 10 pairs are not left of each."""
+    """Return the training images, a part of which is held out. Raises ParamsError on too few."""
     try:
         dataset = hold_out(whole, chosen.part, run.pairs.multiplier, chosen.seed, run.pairs.redraw)
         train, test = len(dataset.train.pairs), len(dataset.test.pairs)
         fault = f"leaves {train:,} pairs for training and {test:,} for validation" if min(train, test) < 10 else ""
+        for name, labels in dataset.train.labels.items():
+            if lost := sorted({*whole.classes.tolist()} - {*labels.tolist()}):
+                fault = f"leaves no training image of {name} of the classes {lost}"
     except (RuntimeError, ValueError) as error:  # of torch.cat, where no class keeps an image
         fault = f"the images cannot be split: {error}"
     if fault:
-        expected = "expected 10 pairs of each at least; use a part such as 0.1, or more images"
+        expected = "expected 10 pairs of each at least, of all classes; use a part such as 0.1, or more images"
         raise params.ParamsError(f"{FILE}: validation.part: {chosen.part}: {fault}; {expected}")
     return dataset
 
@@ -120,7 +124,7 @@ def tune(run: params.Params, tuning: Tuning, name: str, dataset: Dataset) -> dic
     precision = resolve_precision(run.training[entry.model].precision, device)
     row |= {"commit": commit(), "device": device.type, "precision": precision}
     row["changes"] = json.dumps(entry.changes)
-    digest = f"{training.fingerprint(run, entry.model)} {chosen.model_dump_json()}"
+    digest = f"{training.fingerprint(run, entry.model)} seed {entry.seed} {chosen.model_dump_json()}"
     training.train_seed(run, entry.model, entry.seed, dataset, folder, digest)
     found = make_evaluator(run, dataset, chosen).evaluate(checkpoint.load_model(folder, device))
     for part in (part for part in found if part not in LEFT_OUT):
@@ -199,12 +203,12 @@ def style(row: dict[str, str], target: str) -> list[float]:
     return [float(value) for key, value in row.items() if value and key.rpartition("_")[0] == f"style.{target}"]
 
 
-def differs_in_private_weights(row: dict[str, str]) -> bool:
-    """Return whether a run belongs to the trade-off: it has private KL weights of its own, and all else as usual."""
-    changes = json.loads(row["changes"])
-    usual = {"kl_shared": 5.0}  # of Q-MVAE in the sweep
-    other = {key: value for key, value in changes.items() if key != "kl_private"}
-    return other.items() <= usual.items()
+def differs_in_private_weights(row: dict[str, str], entries: Mapping[str, Entry]) -> bool:
+    """Return whether a run belongs to the trade-off: its entry has all settings but `kl_private` from SWEEP."""
+    if row["name"] not in entries:
+        return False
+    entry = entries[row["name"]]
+    return {k: v for k, v in entry.changes.items() if k != "kl_private"} == SWEEP.get(entry.model, {})
 
 
 def accuracy(row: dict[str, str], titles: Mapping[str, str]) -> float:
@@ -258,7 +262,7 @@ def tradeoff(
         ]
         if row["model"] in tables.PAPER_MODELS and all(measured):
             line = f"{tables.MODELS[row['model']]}, {int(row['steps']):,} steps"
-            if differs_in_private_weights(row):
+            if differs_in_private_weights(row, entries):
                 lines.setdefault(line, []).append(row)
             if row["name"] in entries and is_final(run, row["name"], entries[row["name"]]):
                 finals[line] = row
@@ -267,7 +271,7 @@ def tradeoff(
         line: max(filter(qualifies, points), key=lambda row: accuracy(row, titles), default=None)
         for line, points in lines.items()
     }
-    beside = {line: [row] for line, row in finals.items() if not differs_in_private_weights(row)}
+    beside = {line: [row] for line, row in finals.items() if not differs_in_private_weights(row, entries)}
     return pd.DataFrame(
         {
             "direction": tables.in_words(key, titles),
@@ -278,7 +282,7 @@ def tradeoff(
             "weights": "/".join(f"{weight:g}" for weight in private_weights(run, row).values()),
             "chosen": best[line] is row,
             "final": finals.get(line) is row,
-            "on_line": differs_in_private_weights(row),
+            "on_line": differs_in_private_weights(row, entries),
         }
         for line, points in lines.items()
         for row in [*points, *beside.get(line, [])]

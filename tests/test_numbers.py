@@ -111,7 +111,8 @@ def root(tmp_path):
     values |= {"same": {"seeds": [0.5, 0.5]}, "spread": {"mean": 0.9, "std": "text"}, "mixed": [1, "text", {"a": 2}]}
     tables = {
         "runs.csv": 'name,steps,a value\nx_1,10,0.5\nx_1,20,0.75\n"y, 2",10,-0.25\n',
-        "speed.md": "A rate of 1,011 GFLOP/s.\n\n| | in s |\n|:--|--:|\n| b c | 3.9e+03 |\n\n|m|n|\n|-|-|\n|b|70%|\n",
+        "speed.md": "A rate of 1,011 GFLOP/s. It fell by −3.2 points.\n\n| | in s |\n|:--|--:|\n| b c | 3.9e+03 |\n\n"
+        "|m|n|\n|-|-|\n|b|70%|\n",
         "table1.md": "Table 1.\n\n| a |\n|---|\n| 1.5 |\n",
         "wide.md": "Table 2.\n\n| a   | b   | c   |\n|:----|:----|:----|\n| 1.5 |     | 3.5 |\n| 4.5 |     | 5.5 |\n",
         "broken.json": "{",
@@ -155,6 +156,7 @@ def root(tmp_path):
         ("9", "p/speed.md b_c in_s", "3,900"),
         ("9", "p/speed.md b n", "70"),
         ("9", "p/speed.md #_GFLOP/s", "1,011"),
+        ("9.0", "p/speed.md fell_by_#_points", "−3.2"),
     ],
 )
 def test_a_number_is_written_as_its_source_has_it(root, written, source, expected):

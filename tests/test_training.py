@@ -16,10 +16,9 @@ import torch
 from tiny import ROOT, environment, make_data, write_params, write_project
 
 from qmvae.data.dataset import Split
-from qmvae.pipeline import artifacts, checkpoint, files, jobs, params, tensor_files, training
+from qmvae.pipeline import artifacts, checkpoint, files, jobs, params, tensor_files, threads, training
 from qmvae.pipeline.schema import MODELS
 from qmvae.pipeline.stages import train as stage
-from qmvae.pipeline.threads import FreeThreads
 from qmvae.pipeline.training import Log, TrainingError
 from qmvae.train import BatchSampler, check_terms, lr_scale, make_optimizer, resolve_precision, training_steps
 
@@ -395,18 +394,27 @@ def test_threads_follow_the_load_in_bfloat16_alone(monkeypatch):
     count = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
-        threads = FreeThreads("bfloat16")
+        free = threads.FreeThreads("bfloat16")
         for busy, expected in ((0.0, 4), (1.0, 3), (9.0, 1), (0.2, 4)):
-            monkeypatch.setattr(threads, "read", lambda busy=busy: (threads.last[0] + 1, threads.last[1] + busy))
-            threads.adapt(every=-1e9)
+            monkeypatch.setattr(free, "read", lambda busy=busy: (free.last[0] + 1, free.last[1] + busy))
+            free.adapt(every=-1e9)
             assert torch.get_num_threads() == expected
-        FreeThreads("float32").adapt(every=-1e9)
+        threads.FreeThreads("float32").adapt(every=-1e9)
         assert torch.get_num_threads() == 1
         monkeypatch.setenv("OMP_NUM_THREADS", "3")
         torch.set_num_threads(3)
-        assert not FreeThreads("float32").adapts and torch.get_num_threads() == 3
+        assert not threads.FreeThreads("float32").adapts and torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(count)
+
+
+def test_the_load_of_cores_that_are_not_ours_does_not_count(monkeypatch):
+    monkeypatch.setattr(threads, "own_cores", lambda: {1})
+    times = type(psutil.cpu_times())
+    cores = [times(*(value for _ in times._fields)) for value in (1000.0, 7.0, 500.0)]
+    monkeypatch.setattr(psutil, "cpu_times", lambda percpu: cores)
+    busy = threads.FreeThreads("float32").read()[1]
+    assert busy == pytest.approx(3 * 7.0 - time.process_time(), abs=0.5)  # user, nice and system of the second core
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import json
 
 import pytest
 import torch
-from tiny import make_data, write_project
+from tiny import ROOT, make_data, write_project
 
-from ablations import tune
+from ablations import ablate, tune
 from qmvae.data.dataset import Dataset, Split, hold_out, pair_by_class
 from qmvae.pipeline import artifacts, files, params
 from qmvae.pipeline.stages import classifiers
@@ -39,6 +39,39 @@ def test_held_out_images_are_a_part_of_every_class_and_of_no_other_split():
 def test_a_class_of_few_images_keeps_one_for_validation():
     cut = hold_out(Dataset(numbered(6, 0), numbered(6, 1), {"a": "A", "b": "B"}), 0.01, 1, 0, False)
     assert sorted(cut.test.labels["a"].tolist()) == [0, 1, 2]
+
+
+def test_a_class_whose_only_image_would_be_held_out_is_refused():
+    whole = Dataset(numbered(60, 0), numbered(9, 1), {"a": "A", "b": "B"})
+    whole.train.labels["a"][0] = 3
+    whole.train.labels["b"][:9] = 3
+    run, chosen = params.load("subset"), tune.load(ROOT).validation
+    with pytest.raises(params.ParamsError, match=r"part: 0.1: leaves no training image of a of the classes \[3\]"):
+        tune.split(whole, run, chosen)
+
+
+def test_a_run_of_another_seed_does_not_continue_from_a_checkpoint(tmp_path, monkeypatch):
+    """`fingerprint` leaves out the seed: a folder or a digest must have it, or seed 1 has the weights of seed 0."""
+    run = make_data(write_project(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    seen, validation = [], tune.load(ROOT).validation
+
+    class Trained(Exception):
+        pass
+
+    def train_seed(run, model, seed, dataset, folder, digest):
+        seen.append((folder, digest))
+        raise Trained
+
+    monkeypatch.setattr(tune.training, "train_seed", train_seed)
+    for seed in (0, 1):
+        entry = tune.Entry(model="qmvae", steps=6, seed=seed, changes={})
+        with pytest.raises(Trained):
+            tune.tune(run, tune.Tuning(validation=validation, runs={"x": entry}), "x", artifacts.load_dataset(run))
+        changed = run.model_copy(update={"ablations": run.ablations.model_copy(update={"seed": seed})})
+        with pytest.raises(Trained):
+            ablate.ablate(changed, "as_it_is")
+    assert len(set(seen)) == 4
 
 
 def test_every_entry_of_the_committed_file_fits_the_parameters():
@@ -205,9 +238,16 @@ def test_the_tradeoff_keeps_modalities_apart_whose_names_begin_alike():
     run = run.model_copy(update={"qmvae": own, "modalities": modalities})
     found = {"cross_strong.mnist_to_mnist_m": "0.5", "cross_strong.mnist_m_to_mnist": "0.5", "active.mnist_private": ""}
     found |= {"style.mnist_slant": "0.1", "style.mnist_thickness": "0.3", "style.mnist_m_background": "0.9"}
-    rows = [row(str(i), changes=f'{{"kl_private": {{"all": {i}.0}}}}', **found) for i in range(3)]
+    rows = [row(str(i), changes=f'{{"kl_private": {{"all": {i}.0}}}}', **found) for i in range(5)]
+    others = {3: {"kl_private": {"all": 3.0}}, 4: {"kl_private": {"all": 4.0}, "kl_shared": 1.0}}
     older = row("older", **dict.fromkeys(found, ""))
-    frame = tune.tradeoff([older, *rows], run, {"mnist": "A", "mnist_m": "B"}, {})
+    entries = {
+        str(i): tune.Entry(model="qmvae", steps=4000, seed=0, changes={"kl_shared": 5.0, "kl_private": {"all": i}})
+        for i in range(3)
+    }
+    # two runs with another shared KL weight: the preset's, and one of their own
+    entries |= {str(i): tune.Entry(model="qmvae", steps=4000, seed=0, changes=c) for i, c in others.items()}
+    frame = tune.tradeoff([older, *rows], run, {"mnist": "A", "mnist_m": "B"}, entries)
     assert dict(frame.groupby("direction")["style"].max()) == pytest.approx({"A → B": 0.9, "B → A": 0.2})
     assert sorted(frame.weight) == [0, 0, 1, 1, 2, 2]
 

@@ -224,11 +224,10 @@ def _layer(layer: nn.Module) -> dict[str, Any]:
     if isinstance(layer, nn.Unflatten):
         found["shape"] = list(layer.unflattened_size)
     elif isinstance(layer, nn.ConvTranspose2d):
-        options = ("kernel_size", "stride", "padding", "output_padding", "dilation")
-        values = {option: set(getattr(layer, option)) for option in options}
-        if layer.groups != 1 or values.pop("dilation") != {1} or any(len(both) > 1 for both in values.values()):
+        sizes = {option: getattr(layer, option) for option in ("kernel_size", "stride", "padding", "output_padding")}
+        if layer.groups != 1 or layer.dilation != (1, 1) or any(height != width for height, width in sizes.values()):
             raise ValueError(f"{layer}: playground.js runs square kernels without groups and dilation only")
-        found |= {option: both.pop() for option, both in values.items()}
+        found |= {option: height for option, (height, _) in sizes.items()}
     elif not isinstance(layer, nn.Linear | nn.ReLU | nn.Sigmoid):
         raise ValueError(f"{layer}: playground.js has no such layer")
     return found | {name: _base64(tensor, "<f2") for name, tensor in layer.state_dict().items()}

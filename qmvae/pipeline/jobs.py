@@ -20,9 +20,17 @@ class JobError(RuntimeError):
 
 
 def workers() -> int:
-    """Return how many jobs run at once: one for each core, or for each thread that OMP_NUM_THREADS does not claim."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores // (claimed_threads() or 1), int(psutil.virtual_memory().available / MEMORY)))
+    """Return how many jobs run at once: our cores divided by the threads of a job, fewer if memory is short.
+
+    At least one. A job has as many threads as OMP_NUM_THREADS says, or one.
+    """
+    jobs = len(own_cores()) // (claimed_threads() or 1)
+    return max(1, min(jobs, int(psutil.virtual_memory().available / MEMORY)))
+
+
+def own_cores() -> set[int]:
+    """Return the indices of the cores that this process may use: on a cluster, often a part of the machine's."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def claimed_threads() -> int:

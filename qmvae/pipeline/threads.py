@@ -5,7 +5,7 @@ import time
 import psutil
 import torch
 
-from qmvae.pipeline.jobs import claimed_threads
+from qmvae.pipeline.jobs import claimed_threads, own_cores
 
 
 class FreeThreads:
@@ -23,9 +23,10 @@ class FreeThreads:
         self.last = self.read()
 
     def read(self) -> tuple[float, float]:
-        """Return the time in seconds, and the processor time of all other processes so far."""
-        times = psutil.cpu_times()
-        return time.monotonic(), times.user + times.nice + times.system - time.process_time()
+        """Return the time in seconds, and the processor time of all other processes so far on our cores."""
+        own = own_cores()
+        times = [times for core, times in enumerate(psutil.cpu_times(percpu=True)) if core in own]
+        return time.monotonic(), sum(t.user + t.nice + t.system for t in times) - time.process_time()
 
     def adapt(self, every: float = 2.0) -> None:
         """Look at the load of the last `every` seconds, if they are over, and set the number of threads."""

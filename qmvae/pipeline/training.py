@@ -180,7 +180,7 @@ def resume(path: Path, fingerprint: str, model, optimizer, log: Log) -> int:
 
 
 def fingerprint(run: Params, name: str) -> str:
-    """Return the SHA-256 over all that a seed's result depends on.
+    """Return the SHA-256 over all that a seed's result depends on, but for the seed: the run's folder must name it.
 
     These are its parameters, with the precision that `auto` stands for here, images and pairs, the code without
     docstrings and comments, torch's version and the kind of device.

@@ -52,12 +52,12 @@ def train_networks(params: Params, dataset: Dataset, name: str) -> dict[str, flo
         where = f"presets.{params.preset}.classifiers.batch_size: {settings.batch_size}"
         raise TrainingError(f"{where} is more than the {len(images)} training images of {name}; make it smaller")
     labels, truth = (torch.searchsorted(dataset.classes, split.labels[name]) for split in (dataset.train, dataset.test))
-    epochs = settings.epochs * len(images) // settings.batch_size
+    standard_steps = settings.epochs * len(images) // settings.batch_size
     accuracies = {}
     for kind, steps, cooldown in (
-        ("standard", epochs, 0.0),
+        ("standard", standard_steps, 0.0),
         ("strong", settings.strong_steps, 1.0),
-        ("supervised", epochs, 1.0),
+        ("supervised", standard_steps, 1.0),
     ):
         torch.manual_seed(settings.seed)
         build = CLASSIFIERS[kind] if kind in CLASSIFIERS else NETWORKS[params.networks[name]][0]

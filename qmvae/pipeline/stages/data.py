@@ -21,8 +21,7 @@ def run(params: Params) -> None:
             check_sides(where, arrays, name)
         batch = params.classifiers.batch_size, f"presets.{params.preset}.classifiers.batch_size"
         check_enough(f"{where}: train_images", len(arrays["train_images"]), *batch)
-    titles = {name: images.titles[name] for name in params.modalities}
-    dataset = build(found, titles, pairs.multiplier, pairs.seed, pairs.redraw)
+    dataset = build(found, images.titles, pairs.multiplier, pairs.seed, pairs.redraw)
     largest = max(params.training[model].batch_size for model in params.models)
     batch = largest, f"presets.{params.preset}.training.batch_size"
     check_enough("training pairs", len(dataset.train.pairs), *batch)
@@ -32,5 +31,5 @@ def run(params: Params) -> None:
             f"{len(split.images[name]):,} {part} images ({len(split.pairs[:, i].unique()):,} in pairs)"
             for part, split in (("training", dataset.train), ("test", dataset.test))
         )
-        print(f"{titles[name]}: {train} and {test}, {channels}x{height}x{width}")
+        print(f"{images.titles[name]}: {train} and {test}, {channels}x{height}x{width}")
     print(f"pairs: {len(dataset.train.pairs):,} for training and {len(dataset.test.pairs):,} for testing")
