@@ -99,7 +99,7 @@ def differs(run: params.Params, name: str, entry: Entry, row: dict[str, str]) ->
 
 
 def split(whole: Dataset, run: params.Params, chosen: Validation) -> Dataset:
-    """Return the training images, a part of which is held out. Raises ParamsError on too few."""
+    """Return the training images, a part of which is held out. Raises ParamsError if too few pairs or classes stay."""
     try:
         dataset = hold_out(whole, chosen.part, run.pairs.multiplier, chosen.seed, run.pairs.redraw)
         train, test = len(dataset.train.pairs), len(dataset.test.pairs)
