@@ -35,9 +35,10 @@ def ablate(run: params.Params, name: str) -> None:
     """
     run, device = with_change(run, name), training.resolve_device(run)
     dataset = artifacts.load_dataset(run, device)
-    folder = run.artifacts / "progress" / "ablations" / name / f"seed-{run.ablations.seed}"
+    folder = run.artifacts / "progress" / "ablations" / name
     folder.mkdir(parents=True, exist_ok=True)
-    training.train_seed(run, "qmvae", run.ablations.seed, dataset, folder, training.fingerprint(run, "qmvae"))
+    seed = run.ablations.seed
+    training.train_seed(run, "qmvae", seed, dataset, folder, training.fingerprint(run, "qmvae", seed))
     model = checkpoint.load_model(folder, device)
     found = make_evaluator(run, dataset, run.evaluation).evaluate(model)
     images: dict[str, torch.Tensor] = {}

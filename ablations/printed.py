@@ -26,7 +26,7 @@ def as_printed(run: params.Params) -> params.Params:
 def train(run: params.Params, dataset: Dataset, folder: Path) -> None:
     """Train from the last checkpoint on. Raises TrainingError and FileError."""
     folder.mkdir(parents=True, exist_ok=True)
-    training.train_seed(run, "qmvae", SEED, dataset, folder, training.fingerprint(run, "qmvae"), KEPT)
+    training.train_seed(run, "qmvae", SEED, dataset, folder, training.fingerprint(run, "qmvae", SEED), KEPT)
 
 
 def evaluate(run: params.Params, dataset: Dataset, folder: Path) -> None:

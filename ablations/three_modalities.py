@@ -21,7 +21,6 @@ from qmvae.pipeline import artifacts, datasets, files, params, training
 from qmvae.pipeline.schema import Modality
 from qmvae.pipeline.stages import classifiers, train
 from qmvae.pipeline.stages.evaluate import percentages
-from qmvae.pipeline.threads import FreeThreads
 
 THIRD = "handwriting"
 
@@ -108,8 +107,7 @@ def train_and_evaluate(run: params.Params) -> None:
     datasets.save_dataset(with_handwriting(artifacts.load_dataset(run), wide), wide.artifacts / "data")
     dataset = artifacts.load_dataset(wide, device)
     train.run(wide, ["qmvae"])
-    FreeThreads("float32")  # as in the stages `classifiers` and `evaluate`
-    train_classifiers(run, wide, dataset)
+    train_classifiers(run, wide, dataset)  # after the training above, since it leaves one thread, as evaluation needs
     model = artifacts.load_model(wide, "qmvae", device=device)
     indices = sample_indices(len(dataset.train.pairs), run.evaluation.probe_pairs, run.evaluation.seed, device)
     linear, _ = linear_probe(model, dataset, indices)

@@ -124,7 +124,7 @@ def tune(run: params.Params, tuning: Tuning, name: str, dataset: Dataset) -> dic
     precision = resolve_precision(run.training[entry.model].precision, device)
     row |= {"commit": commit(), "device": device.type, "precision": precision}
     row["changes"] = json.dumps(entry.changes)
-    digest = f"{training.fingerprint(run, entry.model)} seed {entry.seed} {chosen.model_dump_json()}"
+    digest = f"{training.fingerprint(run, entry.model, entry.seed)} {chosen.model_dump_json()}"
     training.train_seed(run, entry.model, entry.seed, dataset, folder, digest)
     found = make_evaluator(run, dataset, chosen).evaluate(checkpoint.load_model(folder, device))
     for part in (part for part in found if part not in LEFT_OUT):

@@ -195,7 +195,7 @@ def test_a_fingerprint_has_the_precision_that_auto_stands_for(project, monkeypat
     prints = set()
     for flag in (True, False):
         on_processor(monkeypatch, avx512_bf16=flag)
-        prints.add(training.fingerprint(run, "qmvae"))
+        prints.add(training.fingerprint(run, "qmvae", 0))
     assert len(prints) == 2
 
 

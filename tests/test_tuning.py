@@ -51,7 +51,7 @@ def test_a_class_whose_only_image_would_be_held_out_is_refused():
 
 
 def test_a_run_of_another_seed_does_not_continue_from_a_checkpoint(tmp_path, monkeypatch):
-    """`fingerprint` leaves out the seed: a folder or a digest must have it, or seed 1 has the weights of seed 0."""
+    """A folder or a digest must have the seed, or seed 1 has the weights of seed 0."""
     run = make_data(write_project(tmp_path))
     monkeypatch.chdir(tmp_path)
     seen, validation = [], tune.load(ROOT).validation

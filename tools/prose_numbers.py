@@ -124,7 +124,7 @@ def write(value: float, old: str) -> str:
 def scalar(entry: Any, words: list[str]) -> float:
     """Return an entry's number, or its mean. A text gives the number that it begins with."""
     found = entry.get("mean", entry) if isinstance(entry, dict) else entry
-    if isinstance(found, str) and (match := re.match(r"[+−-]?\d[\d,]*(\.\d+)?(e[+-]\d+)?", found)):
+    if isinstance(found, str) and (match := re.match(rf"{NUMBER}(?:e[+-]\d+)?", found)):
         found = float(match[0].replace(",", "").replace("−", "-"))
     if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
         more = f"it has {', '.join(map(str, found))}" if isinstance(found, dict) else f"it is {str(found)[:60]!r}"

@@ -33,9 +33,8 @@ def read(folder: Path, name: str) -> tuple[str, dict[str, np.ndarray]]:
         with zipfile.ZipFile(path) as archive:
             entries = archive.namelist()
             if lacking := [key for key in ARRAYS if f"{key}.npy" not in entries]:
-                found = (
-                    ascii(", ".join(entry.removesuffix(".npy") for entry in entries))[1:-1][:300] or "nothing"
-                )  # a stranger's names, on one line
+                names = ", ".join(entry.removesuffix(".npy") for entry in entries)
+                found = ascii(names)[1:-1][:300] or "nothing"  # a stranger's names, on one line
                 raise DataError(f"{path}: {lacking[0]}: not in it, found {found}; rename or add this array")
             return str(path), {key: _array(path, archive, key) for key in ARRAYS}
     except PermissionError as error:

@@ -179,15 +179,15 @@ def resume(path: Path, fingerprint: str, model, optimizer, log: Log) -> int:
     return int(about["step"])
 
 
-def fingerprint(run: Params, name: str) -> str:
-    """Return the SHA-256 over all that a seed's result depends on, but for the seed: the run's folder must name it.
+def fingerprint(run: Params, name: str, seed: int) -> str:
+    """Return the SHA-256 over all that a seed's result depends on.
 
-    These are its parameters, with the precision that `auto` stands for here, images and pairs, the code without
-    docstrings and comments, torch's version and the kind of device.
+    These are the seed, its parameters, with the precision that `auto` stands for here, images and pairs, the code
+    without docstrings and comments, torch's version and the kind of device.
     """
     settings, device = run.training[name].model_dump(exclude={"seeds", "checkpoint_every"}), resolve_device(run)
     settings["precision"] = resolve_precision(settings["precision"], device)
-    parts = [name, settings, getattr(run, name).model_dump(), run.networks]
+    parts = [name, seed, settings, getattr(run, name).model_dump(), run.networks]
     sources = ["qmvae/pipeline/training.py", code.model_file(name)]
     parts += [torch.__version__, device.type, code.code_hash(ROOT, sources)]
     return files.fingerprint(parts, sorted((run.artifacts / "data").glob("*.safetensors")))
@@ -215,4 +215,4 @@ def train_one(run: Params, name: str, seed: int) -> None:
                 f"presets.{run.preset}.training.batch_size: {batch_size} is more than the "
                 f"{len(dataset.train.pairs)} training pairs; make it smaller"
             )
-        train_seed(run, name, seed, dataset, folder, fingerprint(run, name))
+        train_seed(run, name, seed, dataset, folder, fingerprint(run, name, seed))

@@ -38,7 +38,6 @@ def run(params: Params, modality: str | None = None) -> None:
 
 def train(params: Params, name: str) -> None:
     """Train and write the networks of one modality, and their accuracies as <modality>.json."""
-    FreeThreads("float32")
     dataset = artifacts.load_dataset(params, resolve_device(params))
     accuracies = train_networks(params, dataset, name)
     files.save_json(params.artifacts / "classifiers" / f"{name}.json", accuracies)
@@ -46,6 +45,7 @@ def train(params: Params, name: str) -> None:
 
 def train_networks(params: Params, dataset: Dataset, name: str) -> dict[str, float]:
     """Train the networks of one modality, write the weights of the classifiers, and return all accuracies by kind."""
+    FreeThreads("float32")
     settings, folder, shape = params.classifiers, params.artifacts / "classifiers", dataset.shapes[name]
     images, count = dataset.train.images[name], len(dataset.classes)
     if len(images) < settings.batch_size:

@@ -15,12 +15,11 @@ def run(params: Params, models: list[str], seed: int | None = None) -> None:
     """
     if seed is not None:
         return train_one(params, models[0], seed)
-    digests = {name: fingerprint(params, name) for name in models}
     open_seeds = [
         (name, seed)
         for name in models
         for seed in params.seeds
-        if not is_trained(progress_folder(params, name, seed), f"{name}, seed {seed}", digests[name])
+        if not is_trained(progress_folder(params, name, seed), f"{name}, seed {seed}", fingerprint(params, name, seed))
     ]
     if len(open_seeds) > 1 and resolve_device(params).type == "cpu":
         side_by_side([["train", name, "--seed", str(seed)] for name, seed in open_seeds])
