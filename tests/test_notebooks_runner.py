@@ -60,6 +60,15 @@ def test_what_is_printed_in_pieces_is_kept_in_one():
     assert kept == [("stdout", "one\ntwo\n"), ("stderr", "careful\n"), ("stdout", "three\n")]
 
 
+def test_what_the_kernel_says_of_its_sockets_is_not_shown_and_what_a_callback_raises_is(tmp_path):
+    sockets = 'import logging\nlogging.getLogger("tornado.general").error("Socket operation on non-socket")'
+    callback = "import asyncio, tornado.ioloop\ntornado.ioloop.IOLoop.current().add_callback(lambda: 1 / 0)"
+    write_notebook(tmp_path, sockets, f"{callback}\nawait asyncio.sleep(0.1)")
+    result = run(tmp_path)
+    shown = result.stderr + (tmp_path / "reports" / "tiny" / "notebooks" / "story.ipynb").read_text()
+    assert result.returncode == 0 and "ZeroDivisionError: division" in shown and "ERROR:tornado.general" not in shown
+
+
 def test_a_failing_cell_is_named_and_the_last_good_copy_stays(tmp_path):
     write_notebook(tmp_path, "1 / 0")
     executed = tmp_path / "reports" / "tiny" / "notebooks" / "story.ipynb"

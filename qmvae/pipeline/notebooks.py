@@ -24,6 +24,11 @@ PATH = re.compile(
 )
 KEPT = {"tags", "jupyter", "alt"}  # of a cell's metadata: parameters, folded solutions, what a figure shows
 NO_FIGURE = "promises a figure and has none: keep Matplotlib's backend, or clear `alt` and old output"
+# Jupyter's kernel calls the end of a run an error, and may find its own sockets closed by then.
+QUIET_KERNEL = [
+    "--IPKernelApp.log_level=50",
+    '--IPKernelApp.logging_config={"loggers": {"tornado.general": {"level": "CRITICAL"}}}',
+]
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 
 
@@ -71,7 +76,7 @@ def execute(params: Params, stem: str) -> None:
                 cwd=path.parent,  # as in JupyterLab and nbval
                 kernel_name="python3",
                 progress_bar=False,
-                extra_arguments=["--IPKernelApp.log_level=50"],  # it calls the end of the run an error
+                extra_arguments=QUIET_KERNEL,
             )
     except papermill.PapermillExecutionError as error:
         raise files.FileError(
