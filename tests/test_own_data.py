@@ -1,5 +1,6 @@
 """Images of one's own, from README's example to the last notebook: few, in colour first, of three modalities, ..."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def run_stages(monkeypatch) -> None:
         for job in jobs:
             command.run(command.parser().parse_args(job))
 
+    monkeypatch.setattr(params, "load", functools.cache(params.load))  # the file stays the same
     run = params.load()
     for stage in (classifiers, train, evaluate):
         monkeypatch.setattr(stage, "side_by_side", here)

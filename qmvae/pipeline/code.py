@@ -37,18 +37,10 @@ def closure(root: Path, sources: Iterable[str]) -> list[str]:
 def imports(root: Path, path: str) -> set[str]:
     """Return the files of the package that one file imports: paths below `root`, packages' __init__.py included."""
     found: set[str] = set()
-    for node in ast.walk(parse(root / path)):
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            modules = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]  # a module or a name
-        else:
-            continue
-        for module in modules:
-            parts = module.split(".")
-            if parts[0] == "qmvae":
-                own = "/".join(parts) + ".py"
-                found |= packages(root, parts) | ({own} if (root / own).is_file() else set())
+    for module in read(root / path)[0]:
+        parts = module.split(".")
+        own = "/".join(parts) + ".py"
+        found |= packages(root, parts) | ({own} if (root / own).is_file() else set())
     return found
 
 
@@ -60,16 +52,27 @@ def packages(root: Path, parts: list[str]) -> set[str]:
 
 def parse(path: Path) -> ast.Module:
     """Return the syntax tree of a module, or of all code cells of a notebook."""
-    return _parse(path, path.stat().st_mtime_ns)
-
-
-@functools.cache
-def _parse(path: Path, modified: int) -> ast.Module:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         cells = ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
         text = re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", "\n".join(cells))  # IPython's own syntax
     return ast.parse(text, str(path))
+
+
+def read(path: Path) -> tuple[list[str], str]:
+    """Return the names of the package that a file imports, and its code as `canonical` writes it."""
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@functools.cache  # a fingerprint reads the same files for each seed of each model
+def _read(path: Path, modified: int) -> tuple[list[str], str]:
+    tree, names = parse(path), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]  # a module or a name
+    return [name for name in names if name.split(".")[0] == "qmvae"], repr(canonical(tree))
 
 
 def canonical(node: Any) -> Any:
@@ -92,7 +95,7 @@ def code_hash(root: Path, sources: Iterable[str]) -> str:
     """Return the SHA-256, in hexadecimal, of the code that these files run."""
     digest = hashlib.sha256()
     for path in closure(root, sources):
-        digest.update(repr((path, canonical(parse(root / path)))).encode())
+        digest.update(f"({path!r}, {read(root / path)[1]})".encode())
     return digest.hexdigest()
 
 
