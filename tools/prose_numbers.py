@@ -7,7 +7,8 @@ A comment directly after a number names its source. GitHub, Jupyter and the site
 - File: below reports/, or `params.yaml`, or `paper` for the paper's tables (PAPER in qmvae/report/tables.py).
 - Key in JSON and YAML: names joined by dots; in a list `0`, `min` or `max`. An entry with a mean stands for its mean.
 - Key in CSV and Markdown tables: row and column, `_` for a space. A row is its first cell, or its first cells joined
-  by `/`. Key in a Markdown file's sentence: its words, `#` for the number, as in `#_conditions/s`.
+  by `/`; `<name>_*` are the rows `<name>_<seed>` as one entry. Key in a Markdown file's sentence: its words, `#` for
+  the number, as in `#_conditions/s`.
 - `a - b`, `a / b`; `a p b` is the p-value of a paired t-test over the seeds. b may begin with a file of its own.
 - `%` at the end: times 100. The number keeps its decimals, plus sign and thousands separators. `90.1 ± 0.4` needs an
   entry with mean and std.
@@ -23,6 +24,7 @@ import csv
 import json
 import math
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -164,18 +166,34 @@ def look_up(root: Path, words: list[str]) -> Any:
     return {"mean": entry[0], "std": entry[1]} if isinstance(entry, tuple) else entry  # a tuple is one of PAPER
 
 
-def cell(text: str, name: str, row: str, column: str) -> str:
-    """Return the cell of a row and a column in a CSV file, or in a Markdown file with any number of tables."""
+def cell(text: str, name: str, row: str, column: str) -> Any:
+    """Return the cell of a row and a column in a CSV file, or in a Markdown file with any number of tables.
+
+    The row <name>_* has an entry like those of metrics.json: the values of all rows <name>_<seed>, their mean and std.
+    """
     tables = [list(csv.reader(text.splitlines()))] if name.endswith(".csv") else markdown_tables(text)
     words = [[[word.strip().replace(" ", "_") for word in line] for line in table] for table in tables]
-    found = [(table[0], line) for table in words for line in table[1:] if line[: row.count("/") + 1] == row.split("/")]
-    if len(found) != 1:
-        there = ", ".join(dict.fromkeys(line[0] for table in words for line in table[1:] if line))
-        raise FileError(f"{name}: expected one row that begins with {row}, found {len(found)}; first cells are {there}")
-    header, line = found[0]
-    if column not in header[: len(line)]:
-        raise FileError(f"{name}: no column {column}; there is {', '.join(header[: len(line)])} in row {row}")
-    return line[header.index(column)]
+    lines = [(table[0], line) for table in words for line in table[1:] if line]
+    there = ", ".join(dict.fromkeys(line[0] for _, line in lines))
+    if row.endswith("_*"):
+        found = [(header, line) for header, line in lines if re.fullmatch(re.escape(row[:-1]) + r"\d+", line[0])]
+        if len(found) < 2:
+            raise FileError(f"{name}: expected two rows {row} or more, found {len(found)}; first cells are {there}")
+    else:
+        found = [(header, line) for header, line in lines if line[: row.count("/") + 1] == row.split("/")]
+        if len(found) != 1:
+            raise FileError(
+                f"{name}: expected one row that begins with {row}, found {len(found)}; first cells are {there}"
+            )
+    for header, line in found:
+        if column not in header[: len(line)]:
+            columns = ", ".join(header[: len(line)])
+            raise FileError(f"{name}: no column {column}; there is {columns} in row {line[0]}")
+    cells = [line[header.index(column)] for header, line in found]
+    if len(cells) == 1:
+        return cells[0]
+    values = [scalar(text, [name, row, column]) for text in cells]
+    return {"seeds": values, "mean": statistics.mean(values), "std": statistics.stdev(values)}
 
 
 def markdown_tables(text: str) -> list[list[list[str]]]:
