@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from tiny import make_data, write_project
+from tiny import jobs_here, make_data, write_project
 
 from ablations import ablate, collect, printed
 from qmvae.pipeline import files, params
@@ -10,8 +10,9 @@ from qmvae.pipeline.stages import classifiers
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path, monkeypatch, one_thread):
     monkeypatch.chdir(write_project(tmp_path))
+    jobs_here(monkeypatch)
     path = tmp_path / "params.yaml"
     document = yaml.safe_load(path.read_text())
     changes = ("as_it_is", "printed_objective", "hardest_negatives")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tiny import ROOT, make_data, write_archives, write_project
+from tiny import ROOT, jobs_here, make_data, write_archives, write_project
 
 from qmvae.data.dataset import Dataset, Split, pair_by_class
 from qmvae.evaluate import cross_generation, evaluator, linear_probe
@@ -276,7 +276,7 @@ def test_summary_is_mean_and_sample_deviation():
     assert summary([0.5])["std"] == 0
 
 
-def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch):
+def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch, one_thread):
     from qmvae.pipeline import files
     from qmvae.pipeline.stages import classifiers, evaluate, metrics, train
 
@@ -286,6 +286,7 @@ def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch):
     document["presets"]["tiny"]["classifiers"] |= {"epochs": 40, "strong_steps": 60, "lr": 0.005}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     run = make_data(tmp_path)
+    jobs_here(monkeypatch)
     classifiers.run(run)
     train.run(run, ["qmvae"])
     evaluate.run(run, ["qmvae"])

@@ -9,9 +9,8 @@ import nbformat
 import numpy as np
 import pytest
 import yaml
-from tiny import ROOT, make_data, write_archives, write_project
+from tiny import ROOT, jobs_here, make_data, write_archives, write_project
 
-from qmvae import __main__ as command
 from qmvae.data.checks import DataError
 from qmvae.model.gaussian import Gaussian
 from qmvae.pipeline import artifacts, params
@@ -37,16 +36,10 @@ def write_own(folder: Path, lines: str, seeds=(0,), **archives) -> None:
 
 
 def run_stages(monkeypatch) -> None:
-    """Run all stages up to metrics.json in this process, where imports cost nothing."""
-
-    def here(jobs: list[list[str]]) -> None:
-        for job in jobs:
-            command.run(command.parser().parse_args(job))
-
+    """Run all stages up to metrics.json in this process."""
     monkeypatch.setattr(params, "load", functools.cache(params.load))  # the file stays the same
+    jobs_here(monkeypatch)
     run = params.load()
-    for stage in (classifiers, train, evaluate):
-        monkeypatch.setattr(stage, "side_by_side", here)
     data.run(run)
     classifiers.run(run)
     train.run(run, run.models)

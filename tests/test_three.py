@@ -3,7 +3,7 @@
 import pytest
 import torch
 import yaml
-from tiny import make_data, write_archives, write_project
+from tiny import jobs_here, make_data, write_archives, write_project
 
 from ablations import three_modalities
 from qmvae.pipeline import artifacts, files, params
@@ -11,8 +11,9 @@ from qmvae.pipeline.stages import classifiers
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path, monkeypatch, one_thread):
     monkeypatch.chdir(write_project(tmp_path))
+    jobs_here(monkeypatch)
     path = tmp_path / "params.yaml"
     document = yaml.safe_load(path.read_text())
     document["ablations"]["steps"] = 20
