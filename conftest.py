@@ -7,14 +7,14 @@ import tempfile
 import pytest
 import torch
 
-from qmvae.pipeline import jobs, notebooks, params, published, surroundings
+from qmvae.pipeline import notebooks, params, published, surroundings
 
 
 def pytest_configure(config):
     """Run tests and notebooks as `python -m qmvae notebook` does, see surroundings.own_settings."""
     settings = contextlib.ExitStack()
     settings.enter_context(surroundings.own_settings())
-    os.environ.update(jobs.one_thread())
+    os.environ["OMP_NUM_THREADS"] = "1"
     # torch.compile's cache, which a user's runs share, keeps the half-written files of a killed one
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = settings.enter_context(tempfile.TemporaryDirectory())
     config.add_cleanup(settings.close)
@@ -26,6 +26,8 @@ def pytest_collection_modifyitems(items):
     The committed outputs are those of real images. tests/notebooks has the outputs that any machine can repeat.
     """
     cells = [item for item in items if hasattr(item, "cell")]
+    for item in cells:
+        item.output_timeout = 60  # seconds; a cell's last output may come later than after nbval's 5
     shown = {item.parent: item.cell.source for item in cells if notebooks.has_parameters(item.cell)}
     cells = [item for item in cells if shown.get(item.parent) == f'preset = "{params.PUBLISHED}"']
     if cells and published.missing_archives(params.load(params.PUBLISHED)):

@@ -604,6 +604,7 @@ def test_the_command_without_network_ends_in_a_message_and_leaves_nothing(tmp_pa
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
     before = sorted(filter(Path.is_file, tmp_path.rglob("*")))
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    nowhere |= {"no_proxy": "", "NO_PROXY": ""}
     command = [sys.executable, "-m", "qmvae", "data"]
     run = subprocess.run(command, cwd=tmp_path, env=environment(**nowhere), capture_output=True, text=True)
     assert run.returncode == 1 and "download failed" in run.stderr and "make repro PRESET=quick" in run.stderr

@@ -35,7 +35,8 @@ def run(root: Path, **exported: str) -> subprocess.CompletedProcess:
 
 
 def test_twice_the_same_bytes_with_the_preset_of_params(tmp_path):
-    write_notebook(tmp_path, "import os\nprint(preset, os.path.basename(os.getcwd()))", "1 + 1")
+    fonts = "glob.glob(os.environ['MPLCONFIGDIR'] + '/fontlist*')"
+    write_notebook(tmp_path, f"import glob, os\nprint(preset, os.path.basename(os.getcwd()), len({fonts}))", "1 + 1")
     executed = tmp_path / "reports" / "tiny" / "notebooks" / "story.ipynb"
     result = run(tmp_path)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
@@ -46,7 +47,7 @@ def test_twice_the_same_bytes_with_the_preset_of_params(tmp_path):
     cells = nbformat.read(executed, as_version=4).cells
     assert [cell.id for cell in cells] == ["a", "c0", "c1"]
     assert cells[0].source == 'preset = "tiny"'
-    assert cells[1].outputs[0].text == "tiny notebooks\n"
+    assert cells[1].outputs[0].text == "tiny notebooks 1\n"
     assert [cell.execution_count for cell in cells] == [1, 2, 3]
 
 

@@ -449,6 +449,7 @@ def test_pages_lead_to_each_other(visit):
     page.get_by_role("link", name="01 · The story", exact=True).click()
     assert page.url.endswith("01_story.html")
     page.get_by_role("link", name="the README").click()
+    page.wait_for_load_state()
     assert page.title() == "A tiny project"
 
 

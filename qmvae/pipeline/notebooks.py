@@ -77,6 +77,7 @@ def execute(params: Params, stem: str) -> None:
                 kernel_name="python3",
                 progress_bar=False,
                 extra_arguments=QUIET_KERNEL,
+                iopub_timeout=60,  # seconds; a busy machine may need more than nbclient's 4 for a last output
             )
     except papermill.PapermillExecutionError as error:
         raise files.FileError(

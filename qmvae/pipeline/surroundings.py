@@ -3,9 +3,11 @@
 import contextlib
 import getpass
 import json
+import logging
 import os
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,14 +21,20 @@ PERSONAL = re.compile("MPL|MATPLOTLIB|IPYTHON|JUPYTER_|TQDM_|PYTHON(STARTUP|OPTI
 def own_settings() -> Iterator[None]:
     """Replace os.environ: kernels run this interpreter, and their settings lie in an empty folder, not in HOME.
 
-    Without MPLBACKEND a kernel chooses the backend that puts figures into a notebook.
+    Without MPLBACKEND a kernel chooses the backend that puts figures into a notebook. The folder has Matplotlib's list
+    of the system's fonts: otherwise each kernel would make it, and print so into the notebook where that takes long.
     """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it says how long that takes
+    from matplotlib import font_manager, get_cachedir  # late: `for_dvc` has no need of it
+
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         spec = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "language": "python"}
         place = Path(folder) / "kernels" / "python3" / "kernel.json"
         place.parent.mkdir(parents=True)
         place.write_text(json.dumps(spec | {"display_name": "Python 3"}))
+        for fonts in Path(get_cachedir()).glob(f"fontlist-v{font_manager.FontManager.__version__}.json"):
+            shutil.copy(fonts, folder)
         own = {name: value for name, value in before.items() if not PERSONAL.match(name)}
         own |= dict.fromkeys(["IPYTHONDIR", "MPLCONFIGDIR", "JUPYTER_PATH", "JUPYTER_RUNTIME_DIR"], folder)
         own |= {"JUPYTER_CONFIG_DIR": folder, "JUPYTER_PREFER_ENV_PATH": "0"}
