@@ -168,7 +168,6 @@ def test_cells_of_a_notebook_count_and_its_text_does_not(tmp_path):
     path = tmp_path / "story.ipynb"
 
     def hashed():
-        code._read.cache_clear()  # the three files may be written within one tick of the file system's clock
         path.write_text(json.dumps(notebook))
         return code.code_hash(tmp_path, ["story.ipynb"])
 

@@ -286,8 +286,8 @@ def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch, one_thread
     document["presets"]["tiny"]["classifiers"] |= {"epochs": 40, "strong_steps": 60, "lr": 0.005}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     run = make_data(tmp_path)
+    classifiers.run(run)  # with a process for each modality
     jobs_here(monkeypatch)
-    classifiers.run(run)
     train.run(run, ["qmvae"])
     evaluate.run(run, ["qmvae"])
     metrics.run(run)

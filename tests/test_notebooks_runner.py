@@ -114,7 +114,12 @@ def personal(tmp_path):
     }.items():
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text(text)
-    exported = {"HOME": str(home), "MATPLOTLIBRC": str(home / ".config/matplotlib/matplotlibrc"), "MPLBACKEND": "Agg"}
+    exported = {
+        "HOME": str(home),
+        "MATPLOTLIBRC": str(home / ".config/matplotlib/matplotlibrc"),
+        "MPLBACKEND": "nobodys",
+    }
+    exported |= {"MPLCONFIGDIR": str(home / ".config/matplotlib")}
     exported |= {"IPYTHONDIR": str(home / ".ipython"), "JUPYTER_PATH": str(home / ".local/share/jupyter")}
     return exported | {"PYTHONSTARTUP": str(home / "startup.py"), "PYTHONOPTIMIZE": "1", "PYTHONWARNINGS": "always"}
 
@@ -128,6 +133,11 @@ def test_personal_settings_change_nothing(tmp_path, personal):
         assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
         made.append(executed.read_bytes())
     assert made[0] == made[1] == made[2] and b"image/png" in made[0]
+    matplotlib = "import matplotlib\n    print(matplotlib.rcParams['text.color'])"
+    command = f"from qmvae.pipeline import surroundings\nwith surroundings.own_settings():\n    {matplotlib}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | personal
+    said = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True).stdout
+    assert said == "black\n"
     assert nbformat.reads(made[0], as_version=4).cells[2].outputs[0].text.startswith("[] ")
 
 

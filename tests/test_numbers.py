@@ -115,7 +115,8 @@ def root(tmp_path):
         "|m|n|\n|-|-|\n|b|70%|\n",
         "table1.md": "Table 1.\n\n| a |\n|---|\n| 1.5 |\n",
         "wide.md": "Table 2.\n\n| a   | b   | c   |\n|:----|:----|:----|\n| 1.5 |     | 3.5 |\n| 4.5 |     | 5.5 |\n",
-        "tuning.csv": "name,steps,acc\na_0,8,0.5\na_1,8,0.75\na_12,8,0.25\na_b_0,8,0.5\nb_0,8,0.5\nc_0,8,\nc_1,8,0.5\n",
+        "tuning.csv": "name,seed,acc\na_0,0,0.5\na_12,12,0.25\na_1,1,0.75\na_8000,0,0.9\na_b_0,0,0.5\n"
+        "b_0,0,0.5\nb_3,0,0.5\nc_0,0,\nc_1,1,0.5\n",
         "broken.json": "{",
         "short.csv": "name,steps\nx\n\n",
     }
@@ -204,9 +205,10 @@ def test_a_number_is_written_as_its_source_has_it(root, written, source, expecte
         ("1<!-- p/runs.csv x_1 -->", "expected <row> <column> after p/runs.csv"),
         ("1<!-- p/runs.csv x_1 steps -->", "expected one row that begins with x_1, found 2; first cells are x_1, y,_2"),
         ("1<!-- p/runs.csv x_1/10 lost -->", "p/runs.csv: no column lost; there is name, steps, a_value"),
-        ("1<!-- p/tuning.csv b_* acc -->", "p/tuning.csv: expected two rows b_* or more, found 1; first cells are a_0"),
+        ("1<!-- p/tuning.csv b_* acc -->", "p/tuning.csv: expected two rows b_<seed>, found 1; first cells are a_0"),
         ("1<!-- p/tuning.csv c_* acc -->", "p/tuning.csv c_* acc: expected a number, but it is ''"),
-        ("1<!-- p/tuning.csv a_* lost -->", "p/tuning.csv: no column lost; there is name, steps, acc in row a_0"),
+        ("1<!-- p/tuning.csv a_* lost -->", "p/tuning.csv: no column lost; there is name, seed, acc in row a_0"),
+        ("1<!-- p/tuning.csv a_* acc p a_* acc -->", "a p-value needs two entries with `seeds`"),
         ("1<!-- p/speed.md #_s -->", "#_s is there 0 times"),
         ("a<!-- p/m.json q -->", "expected a number directly before it"),
         ("1 <!-- p/m.json q -->", "expected a number directly before it"),

@@ -299,7 +299,7 @@ def test_the_committed_results_images_are_recognised(tmp_path, monkeypatch, caps
 def imported(path):
     """Return the packages that a file of the project imports, by their names in Python."""
     names = set()
-    for node in ast.walk(code.parse(path)):
+    for node in ast.walk(code.parse(path, path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -208,8 +208,10 @@ def test_ctrl_c_during_the_imports_of_a_stage_is_no_traceback(tmp_path, stage):
         return process.returncode, [line for line in said if not line.startswith("import time:")]
 
     stopped = 1, ["", "stopped; `make repro` continues from here"]
-    # once more, since Python loses an interrupt that arrives within a callback of a weak reference
-    assert interrupted() == stopped or interrupted() == stopped
+    found = interrupted()
+    if any("Exception ignored in" in line for line in found[1]):
+        found = interrupted()  # Python loses an interrupt that arrives within a callback of a weak reference
+    assert found == stopped
 
 
 @pytest.mark.parametrize("module", ["pipeline.repro", "pipeline.stages.inputs", "pipeline.stages.notebook"])

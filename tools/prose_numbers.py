@@ -169,16 +169,17 @@ def look_up(root: Path, words: list[str]) -> Any:
 def cell(text: str, name: str, row: str, column: str) -> Any:
     """Return the cell of a row and a column in a CSV file, or in a Markdown file with any number of tables.
 
-    The row <name>_* has an entry like those of metrics.json: the values of all rows <name>_<seed>, their mean and std.
+    The row <name>_* has the mean and std of all rows <name>_<seed>, as the column `seed` has it.
     """
     tables = [list(csv.reader(text.splitlines()))] if name.endswith(".csv") else markdown_tables(text)
     words = [[[word.strip().replace(" ", "_") for word in line] for line in table] for table in tables]
     lines = [(table[0], line) for table in words for line in table[1:] if line]
     there = ", ".join(dict.fromkeys(line[0] for _, line in lines))
     if row.endswith("_*"):
-        found = [(header, line) for header, line in lines if re.fullmatch(re.escape(row[:-1]) + r"\d+", line[0])]
+        rows = [(dict(zip(header, line, strict=False)).get("seed"), header, line) for header, line in lines]
+        found = [(header, line) for seed, header, line in rows if line[0] == f"{row[:-1]}{seed}"]
         if len(found) < 2:
-            raise FileError(f"{name}: expected two rows {row} or more, found {len(found)}; first cells are {there}")
+            raise FileError(f"{name}: expected two rows {row[:-1]}<seed>, found {len(found)}; first cells are {there}")
     else:
         found = [(header, line) for header, line in lines if line[: row.count("/") + 1] == row.split("/")]
         if len(found) != 1:
@@ -192,8 +193,8 @@ def cell(text: str, name: str, row: str, column: str) -> Any:
     cells = [line[header.index(column)] for header, line in found]
     if len(cells) == 1:
         return cells[0]
-    values = [scalar(text, [name, row, column]) for text in cells]
-    return {"seeds": values, "mean": statistics.mean(values), "std": statistics.stdev(values)}
+    values = [scalar(value, [name, row, column]) for value in cells]
+    return {"mean": statistics.mean(values), "std": statistics.stdev(values)}
 
 
 def markdown_tables(text: str) -> list[list[list[str]]]:

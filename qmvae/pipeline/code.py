@@ -37,7 +37,8 @@ def closure(root: Path, sources: Iterable[str]) -> list[str]:
 def imports(root: Path, path: str) -> set[str]:
     """Return the files of the package that one file imports: paths below `root`, packages' __init__.py included."""
     found: set[str] = set()
-    for module in read(root / path)[0]:
+    modules, _ = read(root / path)
+    for module in modules:
         parts = module.split(".")
         own = "/".join(parts) + ".py"
         found |= packages(root, parts) | ({own} if (root / own).is_file() else set())
@@ -50,9 +51,8 @@ def packages(root: Path, parts: list[str]) -> set[str]:
     return {file for file in files if (root / file).is_file()}
 
 
-def parse(path: Path) -> ast.Module:
-    """Return the syntax tree of a module, or of all code cells of a notebook."""
-    text = path.read_text(encoding="utf-8")
+def parse(path: Path, text: str) -> ast.Module:
+    """Return the syntax tree of a module, or of all code cells of a notebook. text: the file's text."""
     if path.suffix == ".ipynb":
         cells = ["".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
         text = re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", "\n".join(cells))  # IPython's own syntax
@@ -60,13 +60,13 @@ def parse(path: Path) -> ast.Module:
 
 
 def read(path: Path) -> tuple[list[str], str]:
-    """Return the names of the package that a file imports, and its code as `canonical` writes it."""
-    return _read(path, path.stat().st_mtime_ns)
+    """Return the modules of qmvae that a file imports, packages and names among them, and its canonical code."""
+    return _read(path, path.read_text(encoding="utf-8"))
 
 
-@functools.cache  # a fingerprint reads the same files for each seed of each model
-def _read(path: Path, modified: int) -> tuple[list[str], str]:
-    tree, names = parse(path), []
+@functools.cache  # the fingerprints of all seeds and models parse the same files
+def _read(path: Path, text: str) -> tuple[list[str], str]:
+    tree, names = parse(path, text), []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
@@ -95,7 +95,8 @@ def code_hash(root: Path, sources: Iterable[str]) -> str:
     """Return the SHA-256, in hexadecimal, of the code that these files run."""
     digest = hashlib.sha256()
     for path in closure(root, sources):
-        digest.update(f"({path!r}, {read(root / path)[1]})".encode())
+        _, text = read(root / path)
+        digest.update(f"({path!r}, {text})".encode())
     return digest.hexdigest()
 
 

@@ -24,11 +24,6 @@ PATH = re.compile(
 )
 KEPT = {"tags", "jupyter", "alt"}  # of a cell's metadata: parameters, folded solutions, what a figure shows
 NO_FIGURE = "promises a figure and has none: keep Matplotlib's backend, or clear `alt` and old output"
-# Jupyter's kernel calls the end of a run an error, and may find its own sockets closed by then.
-QUIET_KERNEL = [
-    "--IPKernelApp.log_level=50",
-    '--IPKernelApp.logging_config={"loggers": {"tornado.general": {"level": "CRITICAL"}}}',
-]
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 
 
@@ -76,7 +71,6 @@ def execute(params: Params, stem: str) -> None:
                 cwd=path.parent,  # as in JupyterLab and nbval
                 kernel_name="python3",
                 progress_bar=False,
-                extra_arguments=QUIET_KERNEL,
                 iopub_timeout=60,  # seconds; a busy machine may need more than nbclient's 4 for a last output
             )
     except papermill.PapermillExecutionError as error:

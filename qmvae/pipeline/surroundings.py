@@ -3,11 +3,9 @@
 import contextlib
 import getpass
 import json
-import logging
 import os
 import re
 import shlex
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,25 +14,27 @@ from pathlib import Path
 # settings that change what a notebook makes: figures, printed warnings, and whether its assertions count
 PERSONAL = re.compile("MPL|MATPLOTLIB|IPYTHON|JUPYTER_|TQDM_|PYTHON(STARTUP|OPTIMIZE|WARNINGS|DEVMODE)")
 
+QUIET = {  # of the kernel's messages: it calls the end of a run an error, and its sockets may be closed by then
+    "log_level": 50,
+    "logging_config": {"loggers": {"tornado.general": {"level": "CRITICAL"}}},  # of ZeroMQ's streams, not of cells
+}
+
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """Replace os.environ: kernels run this interpreter, and their settings lie in an empty folder, not in HOME.
+    """Replace os.environ: kernels run this interpreter, and their settings lie in a folder of this run, not in HOME.
 
-    Without MPLBACKEND a kernel chooses the backend that puts figures into a notebook. The folder has Matplotlib's list
-    of the system's fonts: otherwise each kernel would make it, and print so into the notebook where that takes long.
+    Without MPLBACKEND a kernel chooses the backend that puts figures into a notebook.
     """
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it says how long that takes
-    from matplotlib import font_manager, get_cachedir  # late: `for_dvc` has no need of it
-
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         spec = {"argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "language": "python"}
         place = Path(folder) / "kernels" / "python3" / "kernel.json"
         place.parent.mkdir(parents=True)
         place.write_text(json.dumps(spec | {"display_name": "Python 3"}))
-        for fonts in Path(get_cachedir()).glob(f"fontlist-v{font_manager.FontManager.__version__}.json"):
-            shutil.copy(fonts, folder)
+        profile = Path(folder) / "profile_default"
+        profile.mkdir()
+        (profile / "ipython_kernel_config.json").write_text(json.dumps({"IPKernelApp": QUIET}))
         own = {name: value for name, value in before.items() if not PERSONAL.match(name)}
         own |= dict.fromkeys(["IPYTHONDIR", "MPLCONFIGDIR", "JUPYTER_PATH", "JUPYTER_RUNTIME_DIR"], folder)
         own |= {"JUPYTER_CONFIG_DIR": folder, "JUPYTER_PREFER_ENV_PATH": "0"}
@@ -47,10 +47,19 @@ def own_settings() -> Iterator[None]:
         os.environ.clear()
         os.environ.update(own)
         try:
+            write_fonts(Path(folder))
             yield
         finally:
             os.environ.clear()
             os.environ.update(before)
+
+
+def write_fonts(folder: Path) -> None:
+    """Write Matplotlib's list of the system's fonts; without it each kernel makes it, and may say so in a cell."""
+    from matplotlib import font_manager  # late: it reads the settings in os.environ
+
+    fonts = folder / f"fontlist-v{font_manager.FontManager.__version__}.json"
+    font_manager.json_dump(font_manager.fontManager, fonts)
 
 
 def for_dvc(root: Path) -> dict[str, str]:
