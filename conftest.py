@@ -14,6 +14,7 @@ def pytest_configure(config):
     """Run tests and notebooks as `python -m qmvae notebook` does, see surroundings.own_settings."""
     settings = contextlib.ExitStack()
     settings.enter_context(surroundings.own_settings())
+    surroundings.write_fonts()
     os.environ["OMP_NUM_THREADS"] = "1"
     # torch.compile's cache, which a user's runs share, keeps the half-written files of a killed one
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = settings.enter_context(tempfile.TemporaryDirectory())

@@ -133,7 +133,7 @@ def test_personal_settings_change_nothing(tmp_path, personal):
         assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
         made.append(executed.read_bytes())
     assert made[0] == made[1] == made[2] and b"image/png" in made[0]
-    matplotlib = "import matplotlib\n    print(matplotlib.rcParams['text.color'])"
+    matplotlib = "surroundings.write_fonts()\n    import matplotlib\n    print(matplotlib.rcParams['text.color'])"
     command = f"from qmvae.pipeline import surroundings\nwith surroundings.own_settings():\n    {matplotlib}"
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | personal
     said = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True).stdout

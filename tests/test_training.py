@@ -1,7 +1,6 @@
 """Training: batches, the log, and runs that are killed and go on to the same bytes."""
 
 import csv
-import functools
 import os
 import re
 import shutil
@@ -21,7 +20,7 @@ from qmvae.pipeline import artifacts, checkpoint, files, jobs, params, tensor_fi
 from qmvae.pipeline.schema import MODELS
 from qmvae.pipeline.stages import train as stage
 from qmvae.pipeline.training import Log, TrainingError
-from qmvae.train import BatchSampler, check_terms, compiled, lr_scale, make_optimizer, resolve_precision, training_steps
+from qmvae.train import BatchSampler, check_terms, lr_scale, make_optimizer, resolve_precision, training_steps
 
 
 @pytest.fixture
@@ -339,28 +338,11 @@ def test_the_command_says_that_there_is_no_gpu(project):
     assert "Traceback" not in run.stderr
 
 
-def test_a_compiled_objective_samples_the_same_random_numbers():
-    def objective(images, labels, weight):
-        return weight * torch.randn_like(images)
-
-    made = []
-    for call in (objective, compiled(objective)):
-        torch.manual_seed(0)
-        made += [call(torch.zeros(40), torch.zeros(1), weight=weight) for weight in (0.5, 0.25)]
-    assert torch.equal(made[0], made[2]) and torch.equal(made[1], made[3])
-
-
 @pytest.mark.parametrize(
-    "name, backend",
-    [("qmvae", "aot_eager_decomp_partition"), *(pytest.param(m, "inductor", marks=pytest.mark.faults) for m in MODELS)],
+    "name", ["qmvae", *(pytest.param(m, marks=pytest.mark.faults) for m in MODELS if m != "qmvae")]
 )
-def test_a_compiled_objective_leads_where_the_plain_one_leads(project, monkeypatch, name, backend):
-    """Same random numbers, sums in another order: close after some steps, though not to the byte.
-
-    `make test` traces the objective and its gradient as inductor does, and runs them without generated code, which
-    takes a minute. `make test-faults` has inductor.
-    """
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+def test_a_compiled_objective_leads_where_the_plain_one_leads(project, name):
+    """Same random numbers, sums in another order: close after some steps, though not to the byte."""
     run, ends = params.load(), {}
     dataset = artifacts.load_dataset(run)
     for choice in ("off", "on"):

@@ -175,23 +175,21 @@ def cell(text: str, name: str, row: str, column: str) -> Any:
     words = [[[word.strip().replace(" ", "_") for word in line] for line in table] for table in tables]
     lines = [(table[0], line) for table in words for line in table[1:] if line]
     there = ", ".join(dict.fromkeys(line[0] for _, line in lines))
-    if row.endswith("_*"):
+    several = row.endswith("_*")
+    if several:
         rows = [(dict(zip(header, line, strict=False)).get("seed"), header, line) for header, line in lines]
         found = [(header, line) for seed, header, line in rows if line[0] == f"{row[:-1]}{seed}"]
-        if len(found) < 2:
-            raise FileError(f"{name}: expected two rows {row[:-1]}<seed>, found {len(found)}; first cells are {there}")
     else:
         found = [(header, line) for header, line in lines if line[: row.count("/") + 1] == row.split("/")]
-        if len(found) != 1:
-            raise FileError(
-                f"{name}: expected one row that begins with {row}, found {len(found)}; first cells are {there}"
-            )
+    if len(found) < 2 if several else len(found) != 1:
+        wanted = f"two rows {row[:-1]}<seed>" if several else f"one row that begins with {row}"
+        raise FileError(f"{name}: expected {wanted}, found {len(found)}; first cells are {there}")
     for header, line in found:
         if column not in header[: len(line)]:
             columns = ", ".join(header[: len(line)])
             raise FileError(f"{name}: no column {column}; there is {columns} in row {line[0]}")
     cells = [line[header.index(column)] for header, line in found]
-    if len(cells) == 1:
+    if not several:
         return cells[0]
     values = [scalar(value, [name, row, column]) for value in cells]
     return {"mean": statistics.mean(values), "std": statistics.stdev(values)}

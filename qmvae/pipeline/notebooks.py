@@ -64,6 +64,7 @@ def execute(params: Params, stem: str) -> None:
     promised = [promises_figure(cell) for cell in notebook.cells]
     try:
         with surroundings.own_settings():
+            surroundings.write_fonts()
             os.environ.update(jobs.one_thread())
             done = papermill.execute_notebook(
                 notebook,

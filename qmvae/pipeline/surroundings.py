@@ -47,18 +47,20 @@ def own_settings() -> Iterator[None]:
         os.environ.clear()
         os.environ.update(own)
         try:
-            write_fonts(Path(folder))
             yield
         finally:
             os.environ.clear()
             os.environ.update(before)
 
 
-def write_fonts(folder: Path) -> None:
-    """Write Matplotlib's list of the system's fonts; without it each kernel makes it, and may say so in a cell."""
+def write_fonts() -> None:
+    """Write Matplotlib's list of the system's fonts for kernels, within own_settings.
+
+    Without it each kernel makes the list, and may say so in a cell.
+    """
     from matplotlib import font_manager  # late: it reads the settings in os.environ
 
-    fonts = folder / f"fontlist-v{font_manager.FontManager.__version__}.json"
+    fonts = Path(os.environ["MPLCONFIGDIR"]) / f"fontlist-v{font_manager.FontManager.__version__}.json"
     font_manager.json_dump(font_manager.fontManager, fonts)
 
 
