@@ -89,7 +89,7 @@ def main() -> None:
     yaml = YAML(typ="safe", pure=True)
     document = params.parse(run.root / "params.yaml", yaml)
     models, device = arguments.models or run.models, resolve_device(run)
-    seeds = run.seeds if device.type == "cuda" else [0]
+    seeds = run.training["qmvae"].seeds if device.type == "cuda" else [0]
     protocol = document["presets"]["paper"]
     protocol["training"] |= {"steps": arguments.steps, "seeds": seeds, "log_every": 10, "checkpoint_every": 100}
     protocol["classifiers"] |= {"epochs": 1, "strong_steps": arguments.steps}

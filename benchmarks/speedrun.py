@@ -33,7 +33,7 @@ def measure(run: Params, protocol: str, settings: Training, dataset: Dataset) ->
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     with tempfile.TemporaryDirectory() as folder:
         began = clock()
-        train_seed(run, "qmvae", run.seeds[0], dataset, Path(folder), fingerprint="")
+        train_seed(run, "qmvae", run.training["qmvae"].seeds[0], dataset, Path(folder), fingerprint="")
         minutes = (clock() - began) / 60
         model = checkpoint.load_model(folder, device)
     standard, strong = (artifacts.load_classifiers(run, dataset, kind, device) for kind in ("standard", "strong"))

@@ -11,7 +11,7 @@ TEXTS = {  # the stages in the order of a run, then what helps
     "inputs": "hash the image files that the preset reads, so that DVC knows which images are stale",
     "data": "read or make the images of the preset and pair them",
     "classifiers": "train the classifiers that label generated images",
-    "train": "train models with every seed of the preset",
+    "train": "train models with every one of their seeds",
     "evaluate": "compute the numbers of Tables 1 and 2, and more, of trained models",
     "metrics": "collect the numbers of all models in reports/<preset>/metrics.json",
     "notebook": "run one notebook, such as 01_data, into reports/<preset>",
@@ -71,9 +71,11 @@ def run(arguments: argparse.Namespace) -> int | None:
             raise params.ParamsError(f"{kind} {given!r}: expected one of {', '.join(known)}")
     model = getattr(arguments, "model", None)
     models = [model] if model else settings.models
-    if (seed := getattr(arguments, "seed", None)) is not None and (model is None or seed not in settings.seeds):
-        seeds = ", ".join(map(str, settings.seeds))
-        raise params.ParamsError(f"--seed {seed}: expected a model before it, and one of the preset's seeds: {seeds}")
+    if (seed := getattr(arguments, "seed", None)) is not None:
+        if model is None:
+            raise params.ParamsError(f"--seed {seed}: expected a model before it")
+        if seed not in (seeds := settings.training[model].seeds):
+            raise params.ParamsError(f"--seed {seed}: expected one of {model}'s seeds: {', '.join(map(str, seeds))}")
     values = {
         "train": lambda: (models, arguments.seed),
         "evaluate": lambda: (models,),

@@ -292,7 +292,7 @@ def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch, one_thread
     evaluate.run(run, ["qmvae"])
     metrics.run(run)
     found = files.load_json(run.reports / "metrics.json")
-    assert found["preset"] == "tiny" and found["seeds"] == [0, 1]
+    assert found["preset"] == "tiny"
     linear = files.load_json(run.reports / "scores.json")["qmvae"]["both"]
     assert linear == pytest.approx(100 * found["models"]["qmvae"]["linear"]["both"]["mean"], abs=0.05)
     assert found["images"] == "MNIST 1,000/200 + SVHN subset 1,000/200"
@@ -302,7 +302,7 @@ def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch, one_thread
     assert numbers["steps"] == 60 and numbers["precision"] == "float32"
     for part, keys in {"cross": {"mnist_to_svhn", "svhn_to_mnist"}, "linear": {"mnist", "svhn", "both"}}.items():
         assert set(numbers[part]) == keys
-        assert all(len(n["seeds"]) == 2 and 0 <= n["mean"] <= 1 for n in numbers[part].values())
+        assert all([*n["seeds"]] == ["0", "1"] and 0 <= n["mean"] <= 1 for n in numbers[part].values())
     assert all(n["mean"] > 0.9 for n in numbers["linear"].values())
     assert numbers["probes"]["svhn_shared_digit"]["mean"] > 0.9
     assert set(numbers["cross_strong"]) == {"mnist_to_svhn", "svhn_to_mnist"}

@@ -12,40 +12,47 @@ from tools.join_runs import join, load, main
 
 
 def metrics(seeds, values, **other):
-    entry = {"mean": sum(values) / len(values), "std": 0.0, "seeds": values}
-    parts = {"cross": {"a_to_b": entry}, "linear": {"a": entry}}
+    by_seed = dict(zip(map(str, seeds), values, strict=True))
+    entry = {"mean": sum(values) / len(values), "std": 0.0, "seeds": by_seed}
+    parts = {"cross": {"a_to_b": entry}, "linear": {"a": dict(entry)}}
     models = {"m": {"steps": 9, **parts}}
-    return {"preset": "p", "seeds": seeds, "steps": 9, "judges": {"a": 0.5}, "models": models} | other
+    return {"preset": "p", "steps": 9, "judges": {"a": 0.5}, "models": models} | other
 
 
 def test_the_seeds_of_both_have_one_mean_and_spread():
-    entry = join(metrics([0], [0.1]), metrics([2, 1], [0.2, 0.6]))["models"]["m"]["cross"]["a_to_b"]
-    assert entry["seeds"] == [0.1, 0.2, 0.6] and entry["mean"] == pytest.approx(0.3)
+    entry = join(metrics([10], [0.1]), metrics([2, 1], [0.2, 0.6]))["models"]["m"]["cross"]["a_to_b"]
+    assert [*entry["seeds"].items()] == [("1", 0.6), ("2", 0.2), ("10", 0.1)] and entry["mean"] == pytest.approx(0.3)
     assert entry["std"] == pytest.approx(0.07**0.5)
 
 
-def test_models_with_the_same_seeds_are_added_or_replaced():
-    def of(values, steps, *names):
-        model = metrics([0], values)["models"]["m"] | {"steps": steps}
-        return metrics([0], values, models=dict.fromkeys(names, model), steps=steps)
+def test_each_model_is_added_replaced_or_gets_seeds():
+    def of(seeds, values, steps, *names):
+        model = metrics(seeds, values)["models"]["m"] | {"steps": steps}
+        return metrics(seeds, values, models=dict.fromkeys(names, model), steps=steps)
 
-    joined = join(of([0.1], 9, "qmvae", "mvae"), of([0.2], 8, "qmvae", "jmvae"))
+    joined = join(of([0], [0.1], 9, "qmvae", "mvae"), of([0], [0.2], 8, "qmvae", "jmvae"))
     found = {name: (model["steps"], model["cross"]["a_to_b"]["seeds"]) for name, model in joined["models"].items()}
-    assert found == {"qmvae": (8, [0.2]), "mvae": (9, [0.1]), "jmvae": (8, [0.2])}
-    assert joined["steps"] == 8 and joined["seeds"] == [0]
+    assert found == {"qmvae": (8, {"0": 0.2}), "mvae": (9, {"0": 0.1}), "jmvae": (8, {"0": 0.2})}
+    assert joined["steps"] == 8
+    more = join(joined, of([1, 2], [0.3, 0.4], 9, "mvae", "cvae"))["models"]
+    assert [*more] == ["qmvae", "mvae", "jmvae", "cvae"] and more["qmvae"] == joined["models"]["qmvae"]
+    assert more["mvae"]["cross"]["a_to_b"]["seeds"] == {"0": 0.1, "1": 0.3, "2": 0.4}
     with pytest.raises(ValueError, match="preset: one has 'p', the other 'q'"):
-        join(of([0.1], 9, "mvae"), of([0.2], 8, "qmvae") | {"preset": "q"})
+        join(of([0], [0.1], 9, "mvae"), of([0], [0.2], 8, "qmvae") | {"preset": "q"})
 
 
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (metrics([0, 1], [0.2, 0.3]), r"seeds: both files have \[0\], and others"),
+        (metrics([0, 1], [0.2, 0.3]), "models.m: both files have the seeds 0, and others; give all or none in both"),
         (metrics([1], [0.2], judges={"a": 0.6}), "judges.a: one has 0.5, the other 0.6"),
-        (metrics([1], [0.2], models={}), r"models: one has \['m'\], the other \[\]"),
         (
             metrics([1], [0.2], models={"m": metrics([1], [0.2])["models"]["m"] | {"steps": 8}}),
             "models.m.steps: one has 9",
+        ),
+        (
+            metrics([1], [0.2], models={"m": metrics([1], [0.2])["models"]["m"] | {"linear": {}}}),
+            r"models.m.linear: one has \['a'\], the other \[\]",
         ),
     ],
 )
@@ -65,9 +72,9 @@ def test_the_command_writes_both_files_or_none(tmp_path):
 
     before = first.read_text()
     assert "judges.a: one has 0.5" in run(metrics([1], [0.1], judges={"a": 1})).stderr and first.read_text() == before
-    assert run(metrics([1], [0.3])).stdout.endswith(": m; seeds [0, 1]\n")
+    assert run(metrics([1], [0.3])).stdout.endswith(": m\n")
     assert json.loads((tmp_path / "scores.json").read_text()) == {"m": {"a_to_b": 20.0, "a": 20.0}}
-    assert json.loads(first.read_text())["seeds"] == [0, 1]
+    assert json.loads(first.read_text())["models"]["m"]["cross"]["a_to_b"]["seeds"] == {"0": 0.1, "1": 0.3}
 
 
 def changed(key, value):
@@ -107,8 +114,7 @@ ENTRY = "models.m.cross.a_to_b"
     [
         (None, "file not found; give two files metrics.json"),
         ("{", "cannot be read as JSON"),
-        *((text, "seeds: expected a list of whole numbers; give") for text in ("{}", "[]", "null", "3", '"x"')),
-        *((changed("seeds", value), "seeds: expected a list of whole") for value in (3, [], [[1]], ["1"])),
+        *((text, "steps: expected a whole number; give") for text in ("{}", "[]", "null", "3", '"x"')),
         *((changed("models", value), "models: expected an object with a model") for value in (3, [3], {})),
         (changed("steps", None), "steps: expected a whole number"),
         (changed("models.n", {}), "models.n.steps: expected a whole number"),
@@ -117,11 +123,12 @@ ENTRY = "models.m.cross.a_to_b"
         (changed("models.m.linear", [3]), "models.m.linear: expected an object of entries"),
         *((changed(ENTRY, value), f"{ENTRY}: expected mean, std and `seeds`") for value in (None, 3, {"mean": 1})),
         *(
-            (changed(f"{ENTRY}.seeds", value), f"{ENTRY}: expected mean, std and `seeds` with 1 numbers")
-            for value in (None, "x", [], [1, 2], [[1]], ["x"])
+            (changed(f"{ENTRY}.seeds", value), f"{ENTRY}: expected mean, std and `seeds`, an object with a number")
+            for value in (None, "x", [], [1], {}, {"1": [1]}, {"1": "x"}, {"x": 1})
         ),
+        (changed("models.m.linear.a.seeds", {"2": 0.2}), "models.m.linear.a.seeds: expected the model's seeds 1"),
         (changed(f"{ENTRY}.mean", "x"), f"{ENTRY}: expected mean, std and `seeds`"),
-        (changed(f"{ENTRY}.seeds", [float("nan")]), f"{ENTRY}.seeds.0: expected a finite number"),
+        (changed(f"{ENTRY}.seeds", {"1": float("nan")}), f"{ENTRY}.seeds.1: expected a finite number"),
         (changed(f"{ENTRY}.mean", 10**400), f"{ENTRY}.mean: expected a finite number"),
         (changed("judges.a", float("inf")), "judges.a: expected a finite number"),
     ],

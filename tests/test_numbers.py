@@ -103,12 +103,21 @@ def test_the_readme_is_short():
 @pytest.fixture
 def root(tmp_path):
     """A project with one source of each kind."""
-    accuracy = {"mean": 0.90085, "std": 0.0036, "seeds": [0.9, 0.8, 0.95]}
-    other = {"mean": 0.77, "std": 0.06, "seeds": [0.7, 0.75, 0.82]}
+    accuracy = {"mean": 0.90085, "std": 0.0036, "seeds": {"0": 0.9, "1": 0.8, "5": 0.95}}
+    other = {"mean": 0.77, "std": 0.06, "seeds": {"5": 0.82, "0": 0.7, "1": 0.75, "6": 0.5}}
     values = {"q": accuracy, "d": other, "steps": 131410, "down": -1.25, "name": "text", "by": {"4000": {"a+b": 1.5}}}
-    values |= {"one": {"seeds": [0.9]}, "two": {"seeds": [0.9, 0.8]}, "odd": {"seeds": ["a", None]}, "none": []}
+    values |= {
+        "one": {"seeds": {"1": 0.9}},
+        "zero_only": {"seeds": {"0": 0.9}},
+        "odd": {"seeds": {"0": "a", "1": None}},
+        "none": [],
+    }
     values |= {"nan": math.nan, "list": [1, math.nan], "huge": 10**400, "zero": 0, "big": 1e308}
-    values |= {"same": {"seeds": [0.5, 0.5]}, "spread": {"mean": 0.9, "std": "text"}, "mixed": [1, "text", {"a": 2}]}
+    values |= {
+        "same": {"seeds": {"0": 0.5, "1": 0.5}},
+        "spread": {"mean": 0.9, "std": "text"},
+        "mixed": [1, "text", {"a": 2}],
+    }
     tables = {
         "runs.csv": 'name,steps,a value\nx_1,10,0.5\nx_1,20,0.75\n"y, 2",10,-0.25\n',
         "speed.md": "A rate of 1,011 GFLOP/s. It fell by −3.2 points.\n\n| | in s |\n|:--|--:|\n| b c | 3.9e+03 |\n\n"
@@ -182,18 +191,19 @@ def test_a_number_is_written_as_its_source_has_it(root, written, source, expecte
         ("1<!-- -->", "'' is no source"),
         ("1<!-- p/m.json -->", "p/m.json: expected names joined by dots after p/m.json"),
         ("1<!-- p/m.json q.sum -->", "p/m.json: no 'sum' of q.sum; there is mean, std, seeds"),
-        ("1<!-- p/m.json q.seeds.7 -->", "no '7' of q.seeds.7; there is min, max, 0, 1, 2"),
+        ("1<!-- p/m.json q.seeds.7 -->", "no '7' of q.seeds.7; there is 0, 1, 5"),
         ("1<!-- p/m.json steps.x -->", "no 'x' of steps.x; there is nothing below"),
         ("1<!-- p/m.json by -->", "p/m.json by: expected a number, but it has 4000"),
         ("1<!-- p/m.json name -->", "p/m.json name: expected a number, but it is 'text'"),
         ("1<!-- p/m.json q percent -->", "p/m.json q percent: expected names joined by dots"),
         ("1 ± 2<!-- p/m.json steps -->", "1 ± 2 needs an entry with mean and std"),
         ("1<!-- p/m.json q p steps -->", "a p-value needs two entries with `seeds`"),
-        ("1<!-- p/m.json q p one -->", "a p-value needs as many `seeds` twice, 2 or more; there are 3 and 1"),
-        ("1<!-- p/m.json one p one -->", "a p-value needs as many `seeds` twice, 2 or more; there are 1 and 1"),
-        ("1<!-- p/m.json two p odd -->", "p/m.json two p odd: expected a number, but it is 'a'"),
+        ("1<!-- p/m.json q p one -->", "a p-value needs two seeds that both entries have; there is one"),
+        ("1<!-- p/m.json one p zero_only -->", "has no number: no seed in common: 1 and 0; compare"),
+        ("1<!-- p/m.json q p list -->", "a p-value needs two entries with `seeds`"),
+        ("1<!-- p/m.json q p odd -->", "p/m.json q p odd: expected a number, but it is 'a'"),
         ("1 ± 2<!-- p/m.json spread -->", "p/m.json spread: expected a number, but it is 'text'"),
-        ("1<!-- p/m.json none.min -->", "p/m.json none.min: has no number: min()"),
+        ("1<!-- p/m.json none.min -->", "p/m.json: no 'min' of none.min; there is nothing below"),
         ("1<!-- p/m.json mixed.max -->", "p/m.json mixed.max: expected a number, but it is 'text'"),
         ("1<!-- p/m.json list.min -->", "p/m.json list.min: expected a number, but it is 'nan'"),
         ("1<!-- p/m.json nan -->", "p/m.json nan: expected a number, but it is 'nan'"),

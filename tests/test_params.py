@@ -28,7 +28,7 @@ def test_the_paper_preset_has_the_papers_settings():
     params = load("paper", ROOT)
     assert (params.qmvae.alpha1, params.qmvae.alpha2, params.qmvae.beta, params.qmvae.shared) == (2, 0.8, 1500, 20)
     ours = params.training["qmvae"]
-    assert (ours.batch_size, ours.lr, len(params.seeds)) == (128, 1e-4, 5)
+    assert (ours.batch_size, ours.lr, len(ours.seeds)) == (128, 1e-4, 5)
     assert ours.steps == 131_410  # 10 epochs of 1,682,040 pairs in batches of 128
     assert params.pairs.multiplier == 30
 
@@ -146,9 +146,17 @@ FAULTS = {
         lambda d: d["presets"]["quick"]["overrides"]["mmvae"].update(samples=0),
         "presets.quick.overrides.mmvae.samples: .*greater than 0.*found 0",
     ),
-    "an override of the seeds": (
-        lambda d: d["presets"]["quick"]["overrides"]["mmvae"].update(seeds=[3]),
-        "overrides.mmvae.seeds: unknown key",
+    "an override that repeats a seed": (
+        lambda d: d["presets"]["quick"]["overrides"]["mmvae"].update(seeds=[3, 3]),
+        r"overrides.mmvae.*seeds \[3, 3\] repeat",
+    ),
+    "an override without the first seed": (
+        lambda d: d["presets"]["quick"]["overrides"]["mmvae"].update(seeds=[1, 0]),
+        r"overrides.mmvae.seeds: \[1, 0\]: expected the preset's first seed, 0, first",
+    ),
+    "an override without a seed": (
+        lambda d: d["presets"]["quick"]["overrides"]["mmvae"].update(seeds=[]),
+        "overrides.mmvae.seeds",
     ),
     "an override for no modality": (
         lambda d: d["presets"]["quick"]["overrides"].update(qmvae={"kl_private": {"audio": 1.0}}),

@@ -301,10 +301,10 @@ def test_the_evaluator_skips_what_cvae_has_not():
         assert found[part].keys() == {"mnist_to_svhn", "svhn_to_mnist"} and found["contrast"].keys() == set(names)
     assert not any(found[part] for part in ("linear", "calibration", "probes", "active", "nats", "coherence"))
     assert not {"style", "translated"} & found.keys()
-    entry = {"mean": 0.5, "std": 0.0, "seeds": [0.5]}
+    entry = {"mean": 0.5, "std": 0.0, "seeds": {"0": 0.5}}
     numbers = {part: {key: entry for key in values} for part, values in found.items()}
     full = numbers | {"linear": {"mnist": entry, "svhn": entry, "both": entry}}
-    metrics = {"modalities": list(names), "models": {"qmvae": full, "cvae": numbers}, "seeds": [0]}
+    metrics = {"modalities": list(names), "models": {"qmvae": full, "cvae": numbers}}
     titles = {"mnist": "MNIST", "svhn": "SVHN"}
     assert tables.readable(tables.table(metrics, "cross"), titles).loc["CVAE", "MNIST → SVHN (ours)"] == "50.0"
     assert set(tables.readable(tables.table(metrics, "linear"), titles).loc["CVAE"]) == {"n/a"}

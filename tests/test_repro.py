@@ -225,8 +225,8 @@ def test_without_qmvae_only_the_numbers_can_be_made(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("train --seed 1", "--seed 1: expected a model before it, and one of the preset's seeds: 0, 1"),
-        ("train qmvae --seed 99", "--seed 99: expected a model before it, and one of the preset's seeds: 0, 1"),
+        ("train --seed 1", "--seed 1: expected a model before it"),
+        ("train qmvae --seed 99", "--seed 99: expected one of qmvae's seeds: 0, 1"),
         ("train gan", "model 'gan': expected one of qmvae"),
         ("classifiers audio", "modality 'audio': expected one of mnist, svhn"),
     ],

@@ -240,8 +240,9 @@ def test_an_equation_that_cannot_be_converted_stops_the_build(tex, tmp_path):
 
 
 def test_a_missing_model_is_named(project):
+    training = {name: own.model_copy(update={"seeds": [7]}) for name, own in project.training.items()}
     with pytest.raises(FileError, match="model.json: file not found"):
-        site.build(project, project.model_copy(update={"seeds": [7]}))
+        site.build(project, project.model_copy(update={"training": training}))
 
 
 def test_readers_go_from_page_to_page(built):

@@ -1,8 +1,8 @@
 """Join the numbers of runs that trained apart. `python tools/join_runs.py FIRST.json SECOND.json`
 
-Both files are a metrics.json of the same preset, images and classifiers. Either they have the same models and settings
-and different seeds: FIRST gets the seeds of both. Or they have the same seeds: FIRST gets the models of SECOND, instead
-of its own of the same name. scores.json beside FIRST is written again. So a preset can train on several machines.
+Both files are a metrics.json of the same preset, images and classifiers. FIRST gets the models that it lacks. Of a
+model in both files it gets the seeds of both, if these are different ones and all settings agree. A model with the same
+seeds in both is taken from SECOND. scores.json beside FIRST is written again. So several machines can train a preset.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from qmvae.pipeline import files
 from qmvae.pipeline.stages.metrics import rounded, scores, summary
 
 EXPECTED = {
-    "seeds": (list, "a list of whole numbers"),
     "steps": (int, "a whole number"),
     "models": (dict, "an object with a model or more"),
     "cross": (dict, "an object with an entry or more"),
@@ -25,7 +24,7 @@ EXPECTED = {
 def load(path: Path) -> dict:
     """Return the metrics of a file. Raises FileError that names the file and the key that is not as expected.
 
-    Every number is finite, and every entry has as many values as the file has seeds.
+    Every number is finite, and every entry of a model has numbers of the same seeds.
     """
     found = files.load_json(path, "give two files metrics.json")
 
@@ -45,36 +44,43 @@ def load(path: Path) -> dict:
                 expect_finite(item, f"{key}.{name}".lstrip("."))
         expect(not isinstance(value, int | float) or abs(value) <= sys.float_info.max, key, "a finite number")
 
-    expect_keys(found, "", "seeds", "steps", "models")
-    expect(all(isinstance(seed, int) for seed in found["seeds"]), "seeds", EXPECTED["seeds"][1])
-    count = len(found["seeds"])
+    expect_keys(found, "", "steps", "models")
     for name, model in found["models"].items():
         expect_keys(model, f"models.{name}.", "steps", "cross", "linear")
+        own = None
         for part in (part for part in model if isinstance(model[part], dict) and part != "codes"):
             for key, entry in model[part].items():
-                expected = f"mean, std and `seeds` with {count} numbers, as the file has {count} seeds"
-                expect(_is_entry(entry, count), f"models.{name}.{part}.{key}", expected)
+                where = f"models.{name}.{part}.{key}"
+                expect(_is_entry(entry), where, "mean, std and `seeds`, an object with a number for each seed")
+                own = own or set(entry["seeds"])
+                expect(own == set(entry["seeds"]), f"{where}.seeds", f"the model's seeds {', '.join(sorted(own))}")
     expect_finite(found, "")
     return found
 
 
-def _is_entry(value: Any, count: int) -> bool:
+def _is_entry(value: Any) -> bool:
     match value:
-        case {"mean": int() | float(), "std": int() | float(), "seeds": [*values]} if len(value) == 3:
-            return len(values) == count and all(isinstance(number, int | float) for number in values)
+        case {"mean": int() | float(), "std": int() | float(), "seeds": {**seeds}} if len(value) == 3 and seeds:
+            return all(str(seed).isdecimal() and isinstance(number, int | float) for seed, number in seeds.items())
     return False
 
 
 def join(first: dict, second: dict) -> dict:
-    """Return metrics with the seeds or the models of both. Raises ValueError that names what differs and must not."""
-    if first["seeds"] == second["seeds"]:
-        models = first["models"] | second["models"]
-        steps = models["qmvae"]["steps"] if "qmvae" in models else first["steps"]
-        open_keys = {"models": None, "steps": None}
-        return _join(first | open_keys, second | open_keys, "") | {"models": models, "steps": steps}
-    if repeated := set(first["seeds"]) & set(second["seeds"]):
-        raise ValueError(f"seeds: both files have {sorted(repeated)}, and others; give all or none in both")
-    return _join(first | {"seeds": None}, second | {"seeds": None}, "") | {"seeds": first["seeds"] + second["seeds"]}
+    """Return metrics with the models and seeds of both. Raises ValueError that names what differs and must not."""
+    open_keys = {"models": None, "steps": None}
+    models = first["models"] | second["models"]
+    for name in first["models"].keys() & second["models"].keys():
+        old, new = first["models"][name], second["models"][name]
+        own, more = ({*next(iter(model["cross"].values()))["seeds"]} for model in (old, new))
+        if own != more:
+            if repeated := own & more:
+                raise ValueError(
+                    f"models.{name}: both files have the seeds {', '.join(sorted(repeated))}, and others; "
+                    "give all or none in both"
+                )
+            models[name] = _join(old, new, f"models.{name}")
+    steps = models["qmvae"]["steps"] if "qmvae" in models else first["steps"]
+    return _join(first | open_keys, second | open_keys, "") | {"models": models, "steps": steps}
 
 
 def _join(first: Any, second: Any, where: str) -> Any:
@@ -82,7 +88,8 @@ def _join(first: Any, second: Any, where: str) -> Any:
         if first.keys() != second.keys():
             raise ValueError(f"{where or 'the files'}: one has {sorted(first)}, the other {sorted(second)}")
         if first.keys() == {"mean", "std", "seeds"}:
-            return summary(first["seeds"] + second["seeds"])
+            seeds = first["seeds"] | second["seeds"]
+            return summary({seed: seeds[seed] for seed in sorted(seeds, key=int)})
         return {key: _join(first[key], second[key], f"{where}.{key}".lstrip(".")) for key in first}
     if first != second:
         raise ValueError(f"{where}: one has {first!r}, the other {second!r}")
@@ -101,7 +108,7 @@ def main() -> None:
         files.save_json(paths.first, joined)
     except (files.FileError, ValueError, ArithmeticError, RecursionError) as error:
         parser.exit(1, f"{paths.first} and {paths.second} cannot be joined: {error}\n")
-    print(f"{paths.first}: {', '.join(joined['models'])}; seeds {joined['seeds']}")
+    print(f"{paths.first}: {', '.join(joined['models'])}")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ A comment directly after a number names its source. GitHub, Jupyter and the site
     90.1<!-- subset/metrics.json models.qmvae.cross.mnist_to_svhn % --> %
 
 - File: below reports/, or `params.yaml`, or `paper` for the paper's tables (PAPER in qmvae/report/tables.py).
-- Key in JSON and YAML: names joined by dots; in a list `0`, `min` or `max`. An entry with a mean stands for its mean.
+- Key in JSON and YAML: names joined by dots, `0` in a list, `min` or `max` of numbers. An entry stands for its mean.
 - Key in CSV and Markdown tables: row and column, `_` for a space. A row is its first cell, or its first cells joined
   by `/`; `<name>_*` are the rows `<name>_<seed>` as one entry. Key in a Markdown file's sentence: its words, `#` for
   the number, as in `#_conditions/s`.
-- `a - b`, `a / b`; `a p b` is the p-value of a paired t-test over the seeds. b may begin with a file of its own.
+- `a - b`, `a / b`; `a p b` is the p-value of a paired t-test over common seeds. b may begin with a file of its own.
 - `%` at the end: times 100. The number keeps its decimals, plus sign and thousands separators. `90.1 ± 0.4` needs an
   entry with mean and std.
 
@@ -32,7 +32,7 @@ import ruamel.yaml
 
 from qmvae.pipeline.files import FileError, load_json, save_text
 from qmvae.report.tables import PAPER
-from qmvae.report.verdicts import paired_p
+from qmvae.report.verdicts import paired_p, pairs
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -103,12 +103,11 @@ def evaluate(root: Path, words: list[str], old: str) -> str:
         return write(scale * scalar(entry, words), old)
     other = look_up(root, rest if rest and is_file(rest[0]) else [words[0], *rest])
     if operator == ["p"]:
-        if not all(isinstance(side, dict) and isinstance(side.get("seeds"), list) for side in (entry, other)):
+        if not all(isinstance(side, dict) and isinstance(side.get("seeds"), dict) for side in (entry, other)):
             raise FileError(f"{' '.join(words)}: a p-value needs two entries with `seeds`")
-        first, second = ([scalar(value, words) for value in side["seeds"]] for side in (entry, other))
-        if not len(first) == len(second) > 1:
-            found = f"{len(first)} and {len(second)}"
-            raise FileError(f"{' '.join(words)}: a p-value needs as many `seeds` twice, 2 or more; there are {found}")
+        first, second = ({seed: scalar(v, words) for seed, v in side["seeds"].items()} for side in (entry, other))
+        if len(pairs(first, second)) < 2:
+            raise FileError(f"{' '.join(words)}: a p-value needs two seeds that both entries have; there is one")
         return write(paired_p(first, second), old)
     a, b = scalar(entry, words), scalar(other, words)
     return write(scale * (a - b if operator == ["-"] else a / b), old)
@@ -156,10 +155,10 @@ def look_up(root: Path, words: list[str]) -> Any:
         raise FileError(f"{' '.join(words)}: expected {expected} after {name}, with _ for a space")
     entry = read(root, name)
     for part in key[0].split("."):
-        if isinstance(entry, list):
-            values = [scalar(value, words) for value in entry] if part in ("min", "max") else [0.0]
-            entry = {"min": min(values), "max": max(values)} | dict(enumerate(entry))
+        entry = dict(enumerate(entry)) if isinstance(entry, list) else entry
         names = {str(k): v for k, v in entry.items()} if isinstance(entry, dict) else {}
+        if names and part in ("min", "max") and part not in names:
+            names[part] = (min if part == "min" else max)(scalar(value, words) for value in names.values())
         if part not in names:
             raise FileError(f"{name}: no {part!r} of {key[0]}; there is {', '.join(names) or 'nothing below'}")
         entry = names[part]

@@ -88,7 +88,6 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
     run = Params(
         root=root,
         data=root / os.path.expanduser(file.folder),
-        seeds=file.presets[file.preset].training.seeds,
         training={name: training for name, (_, training) in settings.items()},
         **chosen,
     )
@@ -97,7 +96,8 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
 
 def _published(run: Params) -> Params:
     """Return the run with its committed models only, the values and steps that they were trained with, and one seed."""
-    sections, training = {}, dict(run.training)
+    sections = {}
+    training = {name: own.model_copy(update={"seeds": own.seeds[:1]}) for name, own in run.training.items()}
     for name in run.models:
         path = published_folder(run.reports / "checkpoint", name) / "model.json"
         if path.is_file():
@@ -108,7 +108,7 @@ def _published(run: Params) -> Params:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 fault = " ".join(str(error).split())[:300]
                 raise ParamsError(f"{path}: does not describe a model: {fault}; restore the committed file") from None
-    own = {"preset": PUBLISHED, "models": list(sections), "seeds": run.seeds[:1], "training": training}
+    own = {"preset": PUBLISHED, "models": list(sections), "training": training}
     return run.model_copy(update=sections | own)
 
 

@@ -110,7 +110,7 @@ def plan(preset: str | None = None, data: str | None = None) -> Params:
         training = run.training[name]
         print(
             f"preset {run.preset}: {name} on {' and '.join(run.images.titles.values())}, "
-            f"{len(run.seeds)} seed(s), {training.steps:,} steps of {training.batch_size} pairs",
+            f"{len(training.seeds)} seed(s), {training.steps:,} steps of {training.batch_size} pairs",
             flush=True,
         )
     return run

@@ -88,7 +88,7 @@ class Classifiers(Section):
 
 
 class Training(Section):
-    seeds: Annotated[list[Seed], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1)]  # a model is trained once with each
     steps: Count
     batch_size: BatchSize
     lr: Positive
@@ -293,7 +293,6 @@ class Params(Models):
     images: Images
     pairs: Pairs
     classifiers: Classifiers
-    seeds: list[Seed]  # every model is trained once with each
     training: dict[str, Training]  # by model
     evaluation: Evaluation
     ablations: Ablations
@@ -358,6 +357,10 @@ class File(Models):
             where = f"presets.{preset}.overrides.{model}"
             section = by_modality(model, getattr(self, model), self.modalities)
             result[model] = with_changes(where, model, section, chosen.training, changes, self.modalities)
+            seeds, first = result[model][1].seeds, chosen.training.seeds[0]
+            if seeds[0] != first:
+                expected = f"expected the preset's first seed, {first}, first, since models are compared seed by seed"
+                raise ValueError(f"{where}.seeds: {seeds}: {expected}")
         return result
 
 
@@ -369,7 +372,7 @@ def with_changes(
     where: the place of the changes, for messages. section: as `by_modality` returns it, and so is the result.
     Raises ValueError on unknown keys and wrong values.
     """
-    own, shared = (set(type(part).model_fields) - {"seeds"} for part in (section, training))
+    own, shared = (set(type(part).model_fields) for part in (section, training))
     if unknown := set(changes) - own - shared:
         known = ", ".join(sorted(own | shared))
         raise ValueError(f"{where}.{min(unknown)}: unknown key; {model} and training have {known}")

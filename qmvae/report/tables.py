@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from itertools import permutations
+from statistics import fmean
 
 import pandas as pd
 
-from qmvae.report.verdicts import paired_p
+from qmvae.report.verdicts import paired_p, pairs
 
 PAPER_MODELS = {"mvae": "MVAE", "mmvae": "MMVAE", "dmvae": "DMVAE", "qmvae": "Q-MVAE"}  # its rows, in its order
 MODELS = PAPER_MODELS | {  # in the order of the tables
@@ -126,12 +127,12 @@ def readable(frame: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
 
 def style(metrics: dict, titles: dict[str, str]) -> pd.DataFrame:
     """Return the measures of style as text: a row for each measure, a column for each model with private codes."""
-    chance = metrics["chance"]
+    chance, several = metrics["chance"], max(map(seeds, metrics["models"].values())) > 1
     rows: dict[str, tuple[str, str, int, float]] = {}  # by title: part and key of metrics.json, digits, scale
     for m in metrics["modalities"]:
         for what in ("background", "thickness", "slant"):
             rows[f"{titles[m]}: R² of {what}"] = "style", f"{m}_{what}", 2, 1
-        rows[f"{titles[m]}: active private dimensions"] = "active", f"{m}_private", int(len(metrics["seeds"]) > 1), 1
+        rows[f"{titles[m]}: active private dimensions"] = "active", f"{m}_private", int(several), 1
         rows[f"{titles[m]}: nats in the private code"] = "nats", f"{m}_private", 1, 1
         leak = f"{titles[m]}: class from the private code, % (chance: {100 * chance[m]:.1f})"
         rows[leak] = "probes", f"{m}_private_digit_mlp", 1, 100
@@ -155,20 +156,30 @@ def style(metrics: dict, titles: dict[str, str]) -> pd.DataFrame:
 
 
 def runner_up(metrics: dict, titles: dict[str, str], part: str) -> str:
-    """Return in words Q-MVAE against the best of the paper's other models by column: the paired t-test over seeds."""
+    """Return in words Q-MVAE against the best of the paper's other models by column: the paired t-test over seeds.
+
+    The difference and the test are over the seeds that both have.
+    """
     models = {name: model for name, model in metrics["models"].items() if name in PAPER_MODELS}
     ours, others = models.pop("qmvae", None), models
-    if ours is None or not others or len(metrics["seeds"]) < 2:
+    if ours is None or not others or seeds(ours) < 2:
         return "Q-MVAE against the runner-up: a paired test needs Q-MVAE, another model and two seeds at least."
     lines = []
     for key, mine in ours[part].items():
         rivals = {name: values[part][key] for name, values in others.items() if key in values[part]}
         if rivals:
             name = max(rivals, key=lambda n: rivals[n]["mean"])
-            p = paired_p(mine["seeds"], rivals[name]["seeds"])
-            gap = 100 * (mine["mean"] - rivals[name]["mean"])
-            lines.append(f"{in_words(key, titles)}: {gap:+.1f} points over {MODELS[name]} (uncorrected p = {p:.3g})")
-    return f"Q-MVAE against the runner-up, paired t-test over {len(metrics['seeds'])} seeds: {'; '.join(lines)}."
+            values = mine["seeds"], rivals[name]["seeds"]
+            both = pairs(*values)
+            test = f"{len(both)} seeds, uncorrected p = {paired_p(*values):.3g}" if len(both) > 1 else "one seed"
+            gap = 100 * fmean(a - b for a, b in both)
+            lines.append(f"{in_words(key, titles)}: {gap:+.1f} points over {MODELS[name]} ({test})")
+    return f"Q-MVAE against the runner-up, paired t-test over the seeds: {'; '.join(lines)}."
+
+
+def seeds(model: dict) -> int:
+    """Return how many seeds a model of metrics.json was trained with."""
+    return len(next(iter(model["cross"].values()))["seeds"])
 
 
 def grouped(values: Mapping[str, str]) -> str:
@@ -198,8 +209,9 @@ def caption(metrics: dict, titles: dict[str, str], what: str) -> str:
             for title, model in models.items()
         }
     )
-    seeds = len(metrics["seeds"])
-    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    counts = {title: f"{seeds(model)} seeds" if seeds(model) > 1 else "one seed" for title, model in models.items()}
+    spread = grouped(counts) if len({*counts.values()}) > 1 else next(iter(counts.values()))
+    spread = spread if spread == "one seed" else f"mean ± standard deviation over {spread}"
     text = (
         f"{what} ({spread}). Ours: {metrics['images']}, preset {metrics['preset']}, on {metrics['device']}; "
         f"steps x pairs {steps}. Code dimensions, shared + private: {codes}. Accuracy of the classifiers on real test "

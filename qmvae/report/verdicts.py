@@ -1,6 +1,6 @@
 """Verdicts on the paper's claims from the seeds of our runs: paired t-tests, corrected for their number."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
 from statistics import fmean
 from typing import NamedTuple
@@ -14,27 +14,37 @@ AT_CHANCE = "a model is at the chance level"  # so its rank says nothing about i
 
 
 class Claim(NamedTuple):
-    """A claim that one quantity is larger than another, with the values of both, one for each seed.
+    """A claim that one quantity is larger than another, with the values of both by seed.
 
     barred: why the claim gets no verdict, such as AT_CHANCE; empty if it gets one. share: whether the values are
     fractions of 1, which are told in points.
     """
 
     text: str
-    larger: Sequence[float]
-    smaller: Sequence[float]
+    larger: Mapping[str, float]
+    smaller: Mapping[str, float]
     barred: str = ""
     share: bool = True
 
 
-def trained(values: Sequence[float], chance: float) -> bool:
+def trained(values: Mapping[str, float], chance: float) -> bool:
     """Return whether the mean accuracy of a model's seeds is TRAINED above the chance level."""
-    return fmean(values) >= chance + TRAINED
+    return fmean(values.values()) >= chance + TRAINED
 
 
-def paired_p(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the p-value of a paired t-test over the seeds, 1 if no seed differs, where the test is undefined."""
-    p = float(ttest_rel(a, b).pvalue)
+def pairs(a: Mapping[str, float], b: Mapping[str, float]) -> list[tuple[float, float]]:
+    """Return the values of two quantities in each seed that both have. Raises ValueError if there is none."""
+    if found := [(value, b[seed]) for seed, value in a.items() if seed in b]:
+        return found
+    raise ValueError(f"no seed in common: {', '.join(a)} and {', '.join(b)}; compare models that share a seed")
+
+
+def paired_p(a: Mapping[str, float], b: Mapping[str, float]) -> float:
+    """Return the p-value of a paired t-test over the seeds that both have, two or more.
+
+    It is 1 if no seed differs, where the test is undefined.
+    """
+    p = float(ttest_rel(*zip(*pairs(a, b), strict=True)).pvalue)
     return 1.0 if isnan(p) else p
 
 
@@ -56,16 +66,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def decide(claims: Sequence[Claim]) -> pd.DataFrame:
     """Return a row for each claim: `claim`, `measured here`, `verdict`, as text.
 
-    A two-sided paired t-test over the seeds decides, corrected for all tests of the table. The verdicts are `holds` and
+    A two-sided paired t-test over the seeds that both have decides, corrected for all tests of the table. `measured
+    here` has the difference of the means over these seeds, and their number. The verdicts are `holds` and
     `does not hold here` (p < LEVEL, with the claimed sign or the other), and the sign with `not decided` (p >= LEVEL)
     or `not tested` (one seed gives no test). A claim that is `barred` is not tested, and its verdict says why.
     """
-    tested = [i for i, claim in enumerate(claims) if not claim.barred and len(claim.larger) > 1]
+    values = [pairs(claim.larger, claim.smaller) for claim in claims]
+    tested = [i for i, claim in enumerate(claims) if not claim.barred and len(values[i]) > 1]
     found = holm([paired_p(claims[i].larger, claims[i].smaller) for i in tested])
     corrected = dict(zip(tested, found, strict=True))
     rows = []
     for i, claim in enumerate(claims):
-        gap, p = fmean(claim.larger) - fmean(claim.smaller), corrected.get(i, 1.0)
+        gap, p = fmean(a - b for a, b in values[i]), corrected.get(i, 1.0)
         if claim.barred:
             word = f"no verdict: {claim.barred}"
         elif p < LEVEL:
@@ -73,7 +85,8 @@ def decide(claims: Sequence[Claim]) -> pd.DataFrame:
         else:
             sign = "the claimed sign" if gap > 0 else "the other sign"
             word = f"{sign}, {'not decided' if i in corrected else 'not tested'}"
-        evidence = f"p = {p:#.3g}" if i in corrected else "not tested" if len(claim.larger) > 1 else "one seed"
+        seeds = f"{len(values[i])} seeds" if len(values[i]) > 1 else "one seed"
+        evidence = f"{seeds}, p = {p:#.3g}" if i in corrected else f"{seeds}, not tested" if claim.barred else seeds
         size = f"{100 * gap:+.1f} points" if claim.share else f"{gap:+.2f}"
         rows.append((claim.text, f"{size} ({evidence})", word))
     return pd.DataFrame(rows, columns=["claim", "measured here", "verdict"])

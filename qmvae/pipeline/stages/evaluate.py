@@ -32,7 +32,7 @@ def run(params: Params, models: list[str]) -> None:
 def fingerprint(params: Params, name: str) -> str:
     """Return the SHA-256 over all that a model's numbers depend on."""
     sources = ["qmvae/pipeline/stages/evaluate.py", code.model_file(name)]
-    parts = [params.evaluation.model_dump(), params.seeds, code.code_hash(ROOT, sources)]
+    parts = [params.evaluation.model_dump(), params.training[name].seeds, code.code_hash(ROOT, sources)]
     models = params.artifacts / "models" / name
     folders = params.artifacts / "data", params.artifacts / "classifiers", models
     tensors = (path for folder in folders for path in folder.rglob("*.safetensors"))
@@ -50,21 +50,21 @@ def make_evaluator(params: Params, dataset: Dataset, settings: Any) -> Evaluator
 
 
 def evaluate(params: Params, name: str) -> dict:
-    """Return the numbers of every seed as lists, by part and key, and how the model was trained."""
+    """Return the numbers by part, key and seed, and how the model was trained."""
     FreeThreads("float32")
-    device = resolve_device(params)
+    device, training = resolve_device(params), params.training[name]
     evaluator = make_evaluator(params, artifacts.load_dataset(params, device), params.evaluation)
-    numbers: dict[str, dict[str, list[float]]] = {}
-    for seed in params.seeds:
+    numbers: dict[str, dict[str, dict[str, float]]] = {}
+    for seed in training.seeds:
         model = artifacts.load_model(params, name, seed, device)
         found = evaluator.evaluate(model)
         for part, values in found.items():
             entries = numbers.setdefault(part, {})  # it stays empty for parts that a model such as CVAE lacks
             for key, value in values.items():
-                entries.setdefault(key, []).append(value)
+                entries.setdefault(key, {})[str(seed)] = value  # a text, as in JSON
         print(f"{name}, seed {seed}: {percentages(found['cross'] | found['linear'] | found['coherence'])}", flush=True)
-    training = params.training[name]
-    precisions = {files.load_json(params.model_folder(name, seed) / "model.json")["precision"] for seed in params.seeds}
+    folders = (params.model_folder(name, seed) for seed in training.seeds)
+    precisions = {files.load_json(folder / "model.json")["precision"] for folder in folders}
     about = {"conditions": len(evaluator.conditions), "codes": model.sizes}
     about |= {"steps": training.steps, "batch_size": training.batch_size, "precision": " or ".join(sorted(precisions))}
     return about | {"numbers": numbers}

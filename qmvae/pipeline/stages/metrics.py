@@ -36,7 +36,6 @@ def run(params: Params) -> None:
         "images": dataset.describe(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
-        "seeds": params.seeds,
         "steps": params.training["qmvae"].steps,
         "judges": accuracy["standard"],  # the classifiers of generated images, on real test images
         "strong_judges": accuracy["strong"],
@@ -56,12 +55,13 @@ def scores(models: dict[str, dict]) -> dict[str, dict[str, float]]:
     }
 
 
-def summary(values: list[float]) -> dict[str, Any]:
-    """Return the mean, the standard deviation over seeds (n - 1; 0 for one seed) and the values themselves."""
+def summary(seeds: dict[str, float]) -> dict[str, Any]:
+    """Return the mean, the standard deviation over seeds (n - 1; 0 for one seed) and the values by seed themselves."""
+    values = seeds.values()
     return {
         "mean": statistics.fmean(values),
         "std": statistics.stdev(values) if len(values) > 1 else 0.0,
-        "seeds": values,
+        "seeds": seeds,
     }
 
 

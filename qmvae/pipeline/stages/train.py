@@ -1,4 +1,4 @@
-"""Train models with every seed of the preset: artifacts/<preset>/models/<model>/seed-<k>."""
+"""Train models with every one of their seeds: artifacts/<preset>/models/<model>/seed-<k>."""
 
 import shutil
 
@@ -18,7 +18,7 @@ def run(params: Params, models: list[str], seed: int | None = None) -> None:
     open_seeds = [
         (name, seed)
         for name in models
-        for seed in params.seeds
+        for seed in params.training[name].seeds
         if not is_trained(progress_folder(params, name, seed), f"{name}, seed {seed}", fingerprint(params, name, seed))
     ]
     if len(open_seeds) > 1 and resolve_device(params).type == "cpu":
@@ -29,6 +29,6 @@ def run(params: Params, models: list[str], seed: int | None = None) -> None:
     for name in models:
         output = params.artifacts / "models" / name
         shutil.rmtree(output, ignore_errors=True)
-        for seed in params.seeds:
+        for seed in params.training[name].seeds:
             shutil.copytree(progress_folder(params, name, seed), output / f"seed-{seed}")
     return None
