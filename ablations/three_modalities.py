@@ -36,7 +36,7 @@ def with_third(run: params.Params) -> params.Params:
         raise params.ParamsError(
             f"modalities: found {found}; three modalities need one with `net: mlp`, and none named {THIRD}"
         )
-    settings = run.training["qmvae"].model_copy(update={"steps": run.ablations.steps})
+    settings = run.training["qmvae"].model_copy(update={"steps": run.ablations.steps, "seeds": [run.ablations.seed]})
     weights = {key: getattr(run.qmvae, key) for key in ("likelihood", "kl_private")}
     changes = {key: values | {THIRD: values[like]} for key, values in weights.items()}
     titles = run.images.titles | {THIRD: "built-in handwriting"}
@@ -45,7 +45,6 @@ def with_third(run: params.Params) -> params.Params:
             "preset": f"{run.preset}/three",
             "modalities": run.modalities | {THIRD: Modality(net="mlp")},
             "images": run.images.model_copy(update={"titles": titles}),
-            "seeds": [run.ablations.seed],
             "training": {"qmvae": settings},
             "qmvae": run.qmvae.model_copy(update=changes),
         }

@@ -91,6 +91,8 @@ def main() -> None:
     models, device = arguments.models or run.models, resolve_device(run)
     seeds = run.training["qmvae"].seeds if device.type == "cuda" else [0]
     protocol = document["presets"]["paper"]
+    for changes in protocol["overrides"].values():
+        changes.pop("seeds", None)
     protocol["training"] |= {"steps": arguments.steps, "seeds": seeds, "log_every": 10, "checkpoint_every": 100}
     protocol["classifiers"] |= {"epochs": 1, "strong_steps": arguments.steps}
     protocol["models"] = models

@@ -176,19 +176,19 @@ def protocol(duration: float, device: torch.device) -> str:
     On a CPU as many seeds at once as `qmvae.pipeline.jobs` runs, one thread each; on a GPU one after another.
     """
     run = params.load("paper")
-    seeds = len(run.training["qmvae"].seeds)
-    jobs = min(workers(), seeds) if device.type == "cpu" else 1
+    seeds = {name: len(run.training[name].seeds) for name in run.models}
+    jobs = min(workers(), sum(seeds.values())) if device.type == "cpu" else 1
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         datasets.save_dataset(images(list(run.modalities), ROWS), Path(folder))
         for name in run.models:
             task = run, name, Path(folder), run.training[name].batch_size
             step = at_once(jobs, *task, torch.get_num_threads() if jobs == 1 else 1, duration)
-            whole = run.training[name].steps * seeds * step / jobs
+            whole = run.training[name].steps * seeds[name] * step / jobs
             rows[MODELS[name]] = {"ms a step": number(1000 * step), "hours, all seeds": number(whole / 3600)}
     table = pd.DataFrame(rows).T
     return (
-        f"The preset `paper` has {seeds} seeds of {run.training['qmvae'].steps:,} steps. {jobs} train at "
+        f"The preset `paper` has {seeds['qmvae']} seeds of {run.training['qmvae'].steps:,} steps. {jobs} train at "
         f"once. From {duration:g} seconds of each model:\n\n{markdown(table.map('{:.10g}'.format))}\n"
         f"All models: {table.iloc[:, 1].sum():.3g} hours.\n"
     )

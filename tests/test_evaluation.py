@@ -271,9 +271,9 @@ def test_summary_is_mean_and_sample_deviation():
     from qmvae.pipeline.stages.metrics import summary
 
     values = [0.7, 0.8, 0.75, 0.9]
-    got = summary(values)
+    got = summary(dict(zip("0125", values, strict=True)))
     assert got["mean"] == pytest.approx(np.mean(values)) and got["std"] == pytest.approx(np.std(values, ddof=1))
-    assert summary([0.5])["std"] == 0
+    assert summary({"3": 0.5})["std"] == 0
 
 
 def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch, one_thread):
@@ -283,13 +283,17 @@ def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch, one_thread
     monkeypatch.chdir(write_project(tmp_path, steps=60))
     write_archives(tmp_path / "data", train=1000, test=200)
     document = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    document["presets"]["tiny"] |= {
+        "models": ["qmvae", "mvae"],
+        "overrides": {"mvae": {"seeds": [0, 2, 1], "steps": 2}},
+    }
     document["presets"]["tiny"]["classifiers"] |= {"epochs": 40, "strong_steps": 60, "lr": 0.005}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     run = make_data(tmp_path)
     classifiers.run(run)  # with a process for each modality
     jobs_here(monkeypatch)
-    train.run(run, ["qmvae"])
-    evaluate.run(run, ["qmvae"])
+    train.run(run, run.models)
+    evaluate.run(run, run.models)
     metrics.run(run)
     found = files.load_json(run.reports / "metrics.json")
     assert found["preset"] == "tiny"
@@ -304,6 +308,7 @@ def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch, one_thread
         assert set(numbers[part]) == keys
         assert all([*n["seeds"]] == ["0", "1"] and 0 <= n["mean"] <= 1 for n in numbers[part].values())
     assert all(n["mean"] > 0.9 for n in numbers["linear"].values())
+    assert all([*n["seeds"]] == ["0", "2", "1"] for n in found["models"]["mvae"]["cross"].values())  # its own seeds
     assert numbers["probes"]["svhn_shared_digit"]["mean"] > 0.9
     assert set(numbers["cross_strong"]) == {"mnist_to_svhn", "svhn_to_mnist"}
     assert set(numbers["style"]) == {"mnist_thickness", "mnist_slant", "svhn_background"}

@@ -34,8 +34,8 @@ def test_each_model_is_added_replaced_or_gets_seeds():
     found = {name: (model["steps"], model["cross"]["a_to_b"]["seeds"]) for name, model in joined["models"].items()}
     assert found == {"qmvae": (8, {"0": 0.2}), "mvae": (9, {"0": 0.1}), "jmvae": (8, {"0": 0.2})}
     assert joined["steps"] == 8
-    more = join(joined, of([1, 2], [0.3, 0.4], 9, "mvae", "cvae"))["models"]
-    assert [*more] == ["qmvae", "mvae", "jmvae", "cvae"] and more["qmvae"] == joined["models"]["qmvae"]
+    more = join(joined, of([1, 2], [0.3, 0.4], 9, "mvae"))["models"]
+    assert [*more] == ["qmvae", "mvae", "jmvae"] and more["qmvae"] == joined["models"]["qmvae"]
     assert more["mvae"]["cross"]["a_to_b"]["seeds"] == {"0": 0.1, "1": 0.3, "2": 0.4}
     with pytest.raises(ValueError, match="preset: one has 'p', the other 'q'"):
         join(of([0], [0.1], 9, "mvae"), of([0], [0.2], 8, "qmvae") | {"preset": "q"})
@@ -45,6 +45,10 @@ def test_each_model_is_added_replaced_or_gets_seeds():
     ("second", "message"),
     [
         (metrics([0, 1], [0.2, 0.3]), "models.m: both files have the seeds 0, and others; give all or none in both"),
+        (
+            metrics([1], [0.2], models={"n": metrics([1], [0.2])["models"]["m"]}),
+            r"models.m and models.n: no seed in common \(0 and 1\), so they cannot be compared",
+        ),
         (metrics([1], [0.2], judges={"a": 0.6}), "judges.a: one has 0.5, the other 0.6"),
         (
             metrics([1], [0.2], models={"m": metrics([1], [0.2])["models"]["m"] | {"steps": 8}}),

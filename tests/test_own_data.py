@@ -28,7 +28,8 @@ def write_own(folder: Path, lines: str, seeds=(0,), **archives) -> None:
     preset["training"] |= {"seeds": list(seeds), "steps": 6, "batch_size": 16, "precision": "float32"}
     preset["training"] |= {"checkpoint_every": 4, "log_every": 2}
     for changes in preset["overrides"].values():
-        changes.pop("steps", None)
+        for key in ("steps", "seeds"):
+            changes.pop(key, None)
     preset["classifiers"] |= {"epochs": 1, "strong_steps": 3, "batch_size": 32}
     preset["evaluation"] |= {"conditions": 100, "probe_pairs": 200}
     (folder / "params.yaml").write_text(yaml.safe_dump(document | {"device": "cpu"}, sort_keys=False))

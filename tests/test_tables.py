@@ -197,7 +197,7 @@ def test_the_paired_test_is_scipys():
     of_more = text["models"]["qmvae"]["cross"]["mnist_to_svhn"]["seeds"] | {"7": 0.1}
     text["models"]["qmvae"]["cross"]["mnist_to_svhn"]["seeds"] = of_more  # compared in the seeds that both have
     assert expected in tables.runner_up(text, TITLES, "cross")
-    spread = "Table 1 (mean ± standard deviation over 3 seeds for Q-MVAE; 2 seeds for DMVAE, MVAE). Ours"
+    spread = "Table 1 (mean ± standard deviation over the seeds: 3 for Q-MVAE; 2 for DMVAE, MVAE). Ours"
     assert tables.caption(text, TITLES, "Table 1").startswith(spread)
     rival["cross"]["mnist_to_svhn"] = text["models"]["qmvae"]["cross"]["mnist_to_svhn"]
     assert "MNIST → SVHN subset: +0.0 points over DMVAE (3 seeds, uncorrected p = 1)" in tables.runner_up(

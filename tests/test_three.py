@@ -26,6 +26,7 @@ def test_the_third_is_set_as_the_first_and_the_rest_is_kept(project):
     run = params.load()
     wide = three_modalities.with_third(run)
     assert list(wide.modalities) == [*run.modalities, "handwriting"]
+    assert wide.training["qmvae"].seeds == [run.ablations.seed] != run.training["qmvae"].seeds
     assert wide.qmvae.kl_private == run.qmvae.kl_private | {"handwriting": run.qmvae.kl_private["mnist"]}
     assert wide.qmvae.likelihood["handwriting"] == run.qmvae.likelihood["mnist"]
     kept = {"likelihood": run.qmvae.likelihood, "kl_private": run.qmvae.kl_private}

@@ -32,7 +32,7 @@ def project(tmp_path, monkeypatch, one_thread):
 
 def train(run, name="qmvae"):
     """Train in this process, seed by seed, then do what the stage does with finished seeds."""
-    for seed in run.training["qmvae"].seeds:
+    for seed in run.training[name].seeds:
         training.train_one(run, name, seed)
     stage.run(run, [name])
 

@@ -60,8 +60,8 @@ def load(path: Path) -> dict:
 
 def _is_entry(value: Any) -> bool:
     match value:
-        case {"mean": int() | float(), "std": int() | float(), "seeds": {**seeds}} if len(value) == 3 and seeds:
-            return all(str(seed).isdecimal() and isinstance(number, int | float) for seed, number in seeds.items())
+        case {"mean": int() | float(), "std": int() | float(), "seeds": dict(seeds)} if len(value) == 3 and seeds:
+            return all(seed.isdecimal() and isinstance(number, int | float) for seed, number in seeds.items())
     return False
 
 
@@ -71,7 +71,7 @@ def join(first: dict, second: dict) -> dict:
     models = first["models"] | second["models"]
     for name in first["models"].keys() & second["models"].keys():
         old, new = first["models"][name], second["models"][name]
-        own, more = ({*next(iter(model["cross"].values()))["seeds"]} for model in (old, new))
+        own, more = seeds_of(old), seeds_of(new)
         if own != more:
             if repeated := own & more:
                 raise ValueError(
@@ -79,8 +79,21 @@ def join(first: dict, second: dict) -> dict:
                     "give all or none in both"
                 )
             models[name] = _join(old, new, f"models.{name}")
+    names = list(models)
+    for name in names[1:]:
+        own, more = seeds_of(models[names[0]]), seeds_of(models[name])
+        if not own & more:
+            found = f"{', '.join(sorted(own))} and {', '.join(sorted(more))}"
+            raise ValueError(
+                f"models.{names[0]} and models.{name}: no seed in common ({found}), so they cannot be compared"
+            )
     steps = models["qmvae"]["steps"] if "qmvae" in models else first["steps"]
     return _join(first | open_keys, second | open_keys, "") | {"models": models, "steps": steps}
+
+
+def seeds_of(model: dict) -> set[str]:
+    """Return the seeds of a model of metrics.json."""
+    return {*next(iter(model["cross"].values()))["seeds"]}
 
 
 def _join(first: Any, second: Any, where: str) -> Any:

@@ -9,7 +9,7 @@ A comment directly after a number names its source. GitHub, Jupyter and the site
 - Key in CSV and Markdown tables: row and column, `_` for a space. A row is its first cell, or its first cells joined
   by `/`; `<name>_*` are the rows `<name>_<seed>` as one entry. Key in a Markdown file's sentence: its words, `#` for
   the number, as in `#_conditions/s`.
-- `a - b`, `a / b`; `a p b` is the p-value of a paired t-test over common seeds. b may begin with a file of its own.
+- `a - b`, `a / b` of means; `a p b`: p of a paired t-test over common seeds. b may begin with a file of its own.
 - `%` at the end: times 100. The number keeps its decimals, plus sign and thousands separators. `90.1 ± 0.4` needs an
   entry with mean and std.
 

@@ -359,7 +359,9 @@ class File(Models):
             result[model] = with_changes(where, model, section, chosen.training, changes, self.modalities)
             seeds, first = result[model][1].seeds, chosen.training.seeds[0]
             if seeds[0] != first:
-                expected = f"expected the preset's first seed, {first}, first, since models are compared seed by seed"
+                expected = (
+                    f"expected the preset's first seed, {first}, first: models are compared seed by seed; change both"
+                )
                 raise ValueError(f"{where}.seeds: {seeds}: {expected}")
         return result
 

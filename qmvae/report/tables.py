@@ -174,7 +174,7 @@ def runner_up(metrics: dict, titles: dict[str, str], part: str) -> str:
             test = f"{len(both)} seeds, uncorrected p = {paired_p(*values):.3g}" if len(both) > 1 else "one seed"
             gap = 100 * fmean(a - b for a, b in both)
             lines.append(f"{in_words(key, titles)}: {gap:+.1f} points over {MODELS[name]} ({test})")
-    return f"Q-MVAE against the runner-up, paired t-test over the seeds: {'; '.join(lines)}."
+    return f"Q-MVAE against the runner-up, paired t-test over the seeds that both have: {'; '.join(lines)}."
 
 
 def seeds(model: dict) -> int:
@@ -209,9 +209,9 @@ def caption(metrics: dict, titles: dict[str, str], what: str) -> str:
             for title, model in models.items()
         }
     )
-    counts = {title: f"{seeds(model)} seeds" if seeds(model) > 1 else "one seed" for title, model in models.items()}
-    spread = grouped(counts) if len({*counts.values()}) > 1 else next(iter(counts.values()))
-    spread = spread if spread == "one seed" else f"mean ± standard deviation over {spread}"
+    counts = {title: str(seeds(model)) for title, model in models.items()}
+    several = f"the seeds: {grouped(counts)}" if len({*counts.values()}) > 1 else f"{next(iter(counts.values()))} seeds"
+    spread = "one seed" if several == "1 seeds" else f"mean ± standard deviation over {several}"
     text = (
         f"{what} ({spread}). Ours: {metrics['images']}, preset {metrics['preset']}, on {metrics['device']}; "
         f"steps x pairs {steps}. Code dimensions, shared + private: {codes}. Accuracy of the classifiers on real test "
