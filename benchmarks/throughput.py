@@ -188,8 +188,8 @@ def protocol(duration: float, device: torch.device) -> str:
             rows[MODELS[name]] = {"ms a step": number(1000 * step), "hours, all seeds": number(whole / 3600)}
     table = pd.DataFrame(rows).T
     return (
-        f"The preset `paper` has {seeds['qmvae']} seeds of {run.training['qmvae'].steps:,} steps. {jobs} train at "
-        f"once. From {duration:g} seconds of each model:\n\n{markdown(table.map('{:.10g}'.format))}\n"
+        f"The preset `paper` has {len(run.training['qmvae'].seeds)} seeds of {run.training['qmvae'].steps:,} steps. "
+        f"{jobs} train at once. From {duration:g} seconds of each model:\n\n{markdown(table.map('{:.10g}'.format))}\n"
         f"All models: {table.iloc[:, 1].sum():.3g} hours.\n"
     )
 

@@ -41,13 +41,20 @@ def test_each_model_is_added_replaced_or_gets_seeds():
         join(of([0], [0.1], 9, "mvae"), of([0], [0.2], 8, "qmvae") | {"preset": "q"})
 
 
+def test_all_models_share_a_seed():
+    one, many = (metrics(seeds, [0.5] * len(seeds))["models"]["m"] for seeds in ([0], [0, 1]))
+    first = metrics([0], [0.5], models={"a": many, "b": one})
+    with pytest.raises(ValueError, match=r"no seed is common to a \(0, 1\), b \(0\), m \(1\)"):
+        join(first, metrics([1], [0.5]))
+
+
 @pytest.mark.parametrize(
     ("second", "message"),
     [
         (metrics([0, 1], [0.2, 0.3]), "models.m: both files have the seeds 0, and others; give all or none in both"),
         (
             metrics([1], [0.2], models={"n": metrics([1], [0.2])["models"]["m"]}),
-            r"models.m and models.n: no seed in common \(0 and 1\), so they cannot be compared",
+            r"models: no seed is common to m \(0\), n \(1\); join the files first",
         ),
         (metrics([1], [0.2], judges={"a": 0.6}), "judges.a: one has 0.5, the other 0.6"),
         (
@@ -76,7 +83,7 @@ def test_the_command_writes_both_files_or_none(tmp_path):
 
     before = first.read_text()
     assert "judges.a: one has 0.5" in run(metrics([1], [0.1], judges={"a": 1})).stderr and first.read_text() == before
-    assert run(metrics([1], [0.3])).stdout.endswith(": m\n")
+    assert run(metrics([1], [0.3])).stdout.endswith(": m (0, 1)\n")
     assert json.loads((tmp_path / "scores.json").read_text()) == {"m": {"a_to_b": 20.0, "a": 20.0}}
     assert json.loads(first.read_text())["models"]["m"]["cross"]["a_to_b"]["seeds"] == {"0": 0.1, "1": 0.3}
 

@@ -105,7 +105,15 @@ def root(tmp_path):
     """A project with one source of each kind."""
     accuracy = {"mean": 0.90085, "std": 0.0036, "seeds": {"0": 0.9, "1": 0.8, "5": 0.95}}
     other = {"mean": 0.77, "std": 0.06, "seeds": {"5": 0.82, "0": 0.7, "1": 0.75, "6": 0.5}}
-    values = {"q": accuracy, "d": other, "steps": 131410, "down": -1.25, "name": "text", "by": {"4000": {"a+b": 1.5}}}
+    values = {
+        "q": accuracy,
+        "d": other,
+        "c": {"mean": 0.8, "std": 0.1, "seeds": {"5": 0.7, "0": 0.8, "1": 0.9}},
+        "steps": 131410,
+        "down": -1.25,
+        "name": "text",
+        "by": {"4000": {"a+b": 1.5}},
+    }
     values |= {
         "one": {"seeds": {"1": 0.9}},
         "zero_only": {"seeds": {"0": 0.9}},
@@ -156,8 +164,8 @@ def root(tmp_path):
         ("9", "p/m.json mixed.2.a", "2"),
         ("9.00", "p/m.json down", "−1.25"),
         ("-9.00", "p/m.json down", "-1.25"),
-        ("+9.0", "p/m.json q - d %", "+13.1"),
-        ("9.0", "p/m.json d - q %", "−13.1"),
+        ("+9.0", "p/m.json q - c %", "+10.1"),
+        ("9.0", "p/m.json c - q %", "−10.1"),
         ("0.000", "p/m.json q p d", "0.100"),
         ("0.000", "p/m.json same p same", "1.000"),  # seeds that do not differ
         ("9", "params.yaml presets.paper.steps / p/m.json steps %", "3"),
@@ -191,7 +199,7 @@ def test_a_number_is_written_as_its_source_has_it(root, written, source, expecte
         ("1<!-- -->", "'' is no source"),
         ("1<!-- p/m.json -->", "p/m.json: expected names joined by dots after p/m.json"),
         ("1<!-- p/m.json q.sum -->", "p/m.json: no 'sum' of q.sum; there is mean, std, seeds"),
-        ("1<!-- p/m.json q.seeds.7 -->", "no '7' of q.seeds.7; there is 0, 1, 5"),
+        ("1<!-- p/m.json q.seeds.7 -->", "no '7' of q.seeds.7; there is 0, 1, 5, min, max"),
         ("1<!-- p/m.json steps.x -->", "no 'x' of steps.x; there is nothing below"),
         ("1<!-- p/m.json by -->", "p/m.json by: expected a number, but it has 4000"),
         ("1<!-- p/m.json name -->", "p/m.json name: expected a number, but it is 'text'"),
@@ -199,6 +207,10 @@ def test_a_number_is_written_as_its_source_has_it(root, written, source, expecte
         ("1 ± 2<!-- p/m.json steps -->", "1 ± 2 needs an entry with mean and std"),
         ("1<!-- p/m.json q p steps -->", "a p-value needs two entries with `seeds`"),
         ("1<!-- p/m.json q p one -->", "a p-value needs two seeds that both entries have; there is one"),
+        (
+            "1<!-- p/m.json q - d -->",
+            "p/m.json q - d: the two have different seeds; take the difference of the table of",
+        ),
         ("1<!-- p/m.json one p zero_only -->", "has no number: no seed in common: 1 and 0; compare"),
         ("1<!-- p/m.json q p list -->", "a p-value needs two entries with `seeds`"),
         ("1<!-- p/m.json q p odd -->", "p/m.json q p odd: expected a number, but it is 'a'"),

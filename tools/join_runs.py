@@ -12,6 +12,7 @@ from typing import Any
 
 from qmvae.pipeline import files
 from qmvae.pipeline.stages.metrics import rounded, scores, summary
+from qmvae.report.tables import seeds
 
 EXPECTED = {
     "steps": (int, "a whole number"),
@@ -60,8 +61,8 @@ def load(path: Path) -> dict:
 
 def _is_entry(value: Any) -> bool:
     match value:
-        case {"mean": int() | float(), "std": int() | float(), "seeds": dict(seeds)} if len(value) == 3 and seeds:
-            return all(seed.isdecimal() and isinstance(number, int | float) for seed, number in seeds.items())
+        case {"mean": int() | float(), "std": int() | float(), "seeds": dict(values)} if len(value) == 3 and values:
+            return all(seed.isdecimal() and isinstance(number, int | float) for seed, number in values.items())
     return False
 
 
@@ -71,7 +72,7 @@ def join(first: dict, second: dict) -> dict:
     models = first["models"] | second["models"]
     for name in first["models"].keys() & second["models"].keys():
         old, new = first["models"][name], second["models"][name]
-        own, more = seeds_of(old), seeds_of(new)
+        own, more = {*seeds(old)}, {*seeds(new)}
         if own != more:
             if repeated := own & more:
                 raise ValueError(
@@ -79,21 +80,17 @@ def join(first: dict, second: dict) -> dict:
                     "give all or none in both"
                 )
             models[name] = _join(old, new, f"models.{name}")
-    names = list(models)
-    for name in names[1:]:
-        own, more = seeds_of(models[names[0]]), seeds_of(models[name])
-        if not own & more:
-            found = f"{', '.join(sorted(own))} and {', '.join(sorted(more))}"
-            raise ValueError(
-                f"models.{names[0]} and models.{name}: no seed in common ({found}), so they cannot be compared"
-            )
+    if not set.intersection(*({*seeds(model)} for model in models.values())):
+        raise ValueError(
+            f"models: no seed is common to {in_words(models)}; join the files first whose models share one"
+        )
     steps = models["qmvae"]["steps"] if "qmvae" in models else first["steps"]
     return _join(first | open_keys, second | open_keys, "") | {"models": models, "steps": steps}
 
 
-def seeds_of(model: dict) -> set[str]:
-    """Return the seeds of a model of metrics.json."""
-    return {*next(iter(model["cross"].values()))["seeds"]}
+def in_words(models: dict[str, dict]) -> str:
+    """Return the names of models with their seeds."""
+    return ", ".join(f"{name} ({', '.join(seeds(model))})" for name, model in models.items())
 
 
 def _join(first: Any, second: Any, where: str) -> Any:
@@ -101,8 +98,8 @@ def _join(first: Any, second: Any, where: str) -> Any:
         if first.keys() != second.keys():
             raise ValueError(f"{where or 'the files'}: one has {sorted(first)}, the other {sorted(second)}")
         if first.keys() == {"mean", "std", "seeds"}:
-            seeds = first["seeds"] | second["seeds"]
-            return summary({seed: seeds[seed] for seed in sorted(seeds, key=int)})
+            values = first["seeds"] | second["seeds"]
+            return summary({seed: values[seed] for seed in sorted(values, key=int)})
         return {key: _join(first[key], second[key], f"{where}.{key}".lstrip(".")) for key in first}
     if first != second:
         raise ValueError(f"{where}: one has {first!r}, the other {second!r}")
@@ -121,7 +118,7 @@ def main() -> None:
         files.save_json(paths.first, joined)
     except (files.FileError, ValueError, ArithmeticError, RecursionError) as error:
         parser.exit(1, f"{paths.first} and {paths.second} cannot be joined: {error}\n")
-    print(f"{paths.first}: {', '.join(joined['models'])}")
+    print(f"{paths.first}: {in_words(joined['models'])}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ A comment directly after a number names its source. GitHub, Jupyter and the site
 - Key in CSV and Markdown tables: row and column, `_` for a space. A row is its first cell, or its first cells joined
   by `/`; `<name>_*` are the rows `<name>_<seed>` as one entry. Key in a Markdown file's sentence: its words, `#` for
   the number, as in `#_conditions/s`.
-- `a - b`, `a / b` of means; `a p b`: p of a paired t-test over common seeds. b may begin with a file of its own.
+- `a - b`, `a / b` of the same seeds; `a p b`: p of a paired t-test over common ones. b may begin with its own file.
 - `%` at the end: times 100. The number keeps its decimals, plus sign and thousands separators. `90.1 ± 0.4` needs an
   entry with mean and std.
 
@@ -106,9 +106,12 @@ def evaluate(root: Path, words: list[str], old: str) -> str:
         if not all(isinstance(side, dict) and isinstance(side.get("seeds"), dict) for side in (entry, other)):
             raise FileError(f"{' '.join(words)}: a p-value needs two entries with `seeds`")
         first, second = ({seed: scalar(v, words) for seed, v in side["seeds"].items()} for side in (entry, other))
-        if len(pairs(first, second)) < 2:
+        if len(both := pairs(first, second)) < 2:
             raise FileError(f"{' '.join(words)}: a p-value needs two seeds that both entries have; there is one")
-        return write(paired_p(first, second), old)
+        return write(paired_p(both), old)
+    seeds = [{*side["seeds"]} for side in (entry, other) if isinstance(side, dict) and "seeds" in side]
+    if len(seeds) == 2 and seeds[0] != seeds[1]:
+        raise FileError(f"{' '.join(words)}: the two have different seeds; take the difference of the table of claims")
     a, b = scalar(entry, words), scalar(other, words)
     return write(scale * (a - b if operator == ["-"] else a / b), old)
 
@@ -159,8 +162,11 @@ def look_up(root: Path, words: list[str]) -> Any:
         names = {str(k): v for k, v in entry.items()} if isinstance(entry, dict) else {}
         if names and part in ("min", "max") and part not in names:
             names[part] = (min if part == "min" else max)(scalar(value, words) for value in names.values())
+        extremes = ["min", "max"] if names and all(isinstance(v, int | float) for v in names.values()) else []
         if part not in names:
-            raise FileError(f"{name}: no {part!r} of {key[0]}; there is {', '.join(names) or 'nothing below'}")
+            raise FileError(
+                f"{name}: no {part!r} of {key[0]}; there is {', '.join([*names, *extremes]) or 'nothing below'}"
+            )
         entry = names[part]
     return {"mean": entry[0], "std": entry[1]} if isinstance(entry, tuple) else entry  # a tuple is one of PAPER
 

@@ -358,10 +358,8 @@ class File(Models):
             section = by_modality(model, getattr(self, model), self.modalities)
             result[model] = with_changes(where, model, section, chosen.training, changes, self.modalities)
             seeds, first = result[model][1].seeds, chosen.training.seeds[0]
-            if seeds[0] != first:
-                expected = (
-                    f"expected the preset's first seed, {first}, first: models are compared seed by seed; change both"
-                )
+            if seeds[0] != first:  # which notebooks and the published models take of each model
+                expected = f"expected {first} first, as in presets.{preset}.training.seeds; correct one of the two"
                 raise ValueError(f"{where}.seeds: {seeds}: {expected}")
         return result
 

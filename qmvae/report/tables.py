@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pandas as pd
 
-from qmvae.report.verdicts import paired_p, pairs
+from qmvae.report import verdicts
 
 PAPER_MODELS = {"mvae": "MVAE", "mmvae": "MMVAE", "dmvae": "DMVAE", "qmvae": "Q-MVAE"}  # its rows, in its order
 MODELS = PAPER_MODELS | {  # in the order of the tables
@@ -127,7 +127,7 @@ def readable(frame: pd.DataFrame, titles: dict[str, str]) -> pd.DataFrame:
 
 def style(metrics: dict, titles: dict[str, str]) -> pd.DataFrame:
     """Return the measures of style as text: a row for each measure, a column for each model with private codes."""
-    chance, several = metrics["chance"], max(map(seeds, metrics["models"].values())) > 1
+    chance, several = metrics["chance"], any(len(seeds(model)) > 1 for model in metrics["models"].values())
     rows: dict[str, tuple[str, str, int, float]] = {}  # by title: part and key of metrics.json, digits, scale
     for m in metrics["modalities"]:
         for what in ("background", "thickness", "slant"):
@@ -156,35 +156,32 @@ def style(metrics: dict, titles: dict[str, str]) -> pd.DataFrame:
 
 
 def runner_up(metrics: dict, titles: dict[str, str], part: str) -> str:
-    """Return in words Q-MVAE against the best of the paper's other models by column: the paired t-test over seeds.
-
-    The difference and the test are over the seeds that both have.
-    """
+    """Return in words Q-MVAE against the best of the paper's other models by column, in the seeds that both have."""
     models = {name: model for name, model in metrics["models"].items() if name in PAPER_MODELS}
     ours, others = models.pop("qmvae", None), models
-    if ours is None or not others or seeds(ours) < 2:
+    if ours is None or not others or len(seeds(ours)) < 2:
         return "Q-MVAE against the runner-up: a paired test needs Q-MVAE, another model and two seeds at least."
     lines = []
     for key, mine in ours[part].items():
         rivals = {name: values[part][key] for name, values in others.items() if key in values[part]}
         if rivals:
             name = max(rivals, key=lambda n: rivals[n]["mean"])
-            values = mine["seeds"], rivals[name]["seeds"]
-            both = pairs(*values)
-            test = f"{len(both)} seeds, uncorrected p = {paired_p(*values):.3g}" if len(both) > 1 else "one seed"
+            both = verdicts.pairs(mine["seeds"], rivals[name]["seeds"])
+            found = verdicts.in_words(len(both))
+            found += f", uncorrected p = {verdicts.paired_p(both):.3g}" if len(both) > 1 else ""
             gap = 100 * fmean(a - b for a, b in both)
-            lines.append(f"{in_words(key, titles)}: {gap:+.1f} points over {MODELS[name]} ({test})")
-    return f"Q-MVAE against the runner-up, paired t-test over the seeds that both have: {'; '.join(lines)}."
+            lines.append(f"{in_words(key, titles)}: {gap:+.1f} points over {MODELS[name]} ({found})")
+    return f"Q-MVAE against the runner-up in the seeds that both have, paired t-test: {'; '.join(lines)}."
 
 
-def seeds(model: dict) -> int:
-    """Return how many seeds a model of metrics.json was trained with."""
-    return len(next(iter(model["cross"].values()))["seeds"])
+def seeds(model: dict) -> list[str]:
+    """Return the seeds of a model of metrics.json."""
+    return list(next(iter(model["cross"].values()))["seeds"])
 
 
-def grouped(values: Mapping[str, str]) -> str:
+def grouped(values: Mapping[str, str | int]) -> str:
     """Return each value once with the names that have it: `a for x, y; b for z`."""
-    names: dict[str, list[str]] = {}
+    names: dict[str | int, list[str]] = {}
     for name, value in values.items():
         names.setdefault(value, []).append(name)
     return "; ".join(f"{value} for {', '.join(group)}" for value, group in names.items())
@@ -209,9 +206,10 @@ def caption(metrics: dict, titles: dict[str, str], what: str) -> str:
             for title, model in models.items()
         }
     )
-    counts = {title: str(seeds(model)) for title, model in models.items()}
-    several = f"the seeds: {grouped(counts)}" if len({*counts.values()}) > 1 else f"{next(iter(counts.values()))} seeds"
-    spread = "one seed" if several == "1 seeds" else f"mean ± standard deviation over {several}"
+    counts = {title: len(seeds(model)) for title, model in models.items()}
+    same = {*counts.values()}
+    over = f"the seeds: {grouped(counts)}" if len(same) > 1 else verdicts.in_words(*same)
+    spread = over if same == {1} else f"mean ± standard deviation over {over}"
     text = (
         f"{what} ({spread}). Ours: {metrics['images']}, preset {metrics['preset']}, on {metrics['device']}; "
         f"steps x pairs {steps}. Code dimensions, shared + private: {codes}. Accuracy of the classifiers on real test "

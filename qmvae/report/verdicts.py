@@ -39,13 +39,15 @@ def pairs(a: Mapping[str, float], b: Mapping[str, float]) -> list[tuple[float, f
     raise ValueError(f"no seed in common: {', '.join(a)} and {', '.join(b)}; compare models that share a seed")
 
 
-def paired_p(a: Mapping[str, float], b: Mapping[str, float]) -> float:
-    """Return the p-value of a paired t-test over the seeds that both have, two or more.
-
-    It is 1 if no seed differs, where the test is undefined.
-    """
-    p = float(ttest_rel(*zip(*pairs(a, b), strict=True)).pvalue)
+def paired_p(values: Sequence[tuple[float, float]]) -> float:
+    """Return the p-value of a paired t-test over two seeds or more, 1 if none differs, where the test is undefined."""
+    p = float(ttest_rel(*zip(*values, strict=True)).pvalue)
     return 1.0 if isnan(p) else p
+
+
+def in_words(seeds: int) -> str:
+    """Return a number of seeds in words."""
+    return f"{seeds} seeds" if seeds > 1 else "one seed"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -73,7 +75,7 @@ def decide(claims: Sequence[Claim]) -> pd.DataFrame:
     """
     values = [pairs(claim.larger, claim.smaller) for claim in claims]
     tested = [i for i, claim in enumerate(claims) if not claim.barred and len(values[i]) > 1]
-    found = holm([paired_p(claims[i].larger, claims[i].smaller) for i in tested])
+    found = holm([paired_p(values[i]) for i in tested])
     corrected = dict(zip(tested, found, strict=True))
     rows = []
     for i, claim in enumerate(claims):
@@ -85,8 +87,11 @@ def decide(claims: Sequence[Claim]) -> pd.DataFrame:
         else:
             sign = "the claimed sign" if gap > 0 else "the other sign"
             word = f"{sign}, {'not decided' if i in corrected else 'not tested'}"
-        seeds = f"{len(values[i])} seeds" if len(values[i]) > 1 else "one seed"
-        evidence = f"{seeds}, p = {p:#.3g}" if i in corrected else f"{seeds}, not tested" if claim.barred else seeds
+        evidence = in_words(len(values[i]))
+        if i in corrected:
+            evidence += f", p = {p:#.3g}"
+        elif claim.barred:
+            evidence += ", not tested"
         size = f"{100 * gap:+.1f} points" if claim.share else f"{gap:+.2f}"
         rows.append((claim.text, f"{size} ({evidence})", word))
     return pd.DataFrame(rows, columns=["claim", "measured here", "verdict"])

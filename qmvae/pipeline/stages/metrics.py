@@ -56,7 +56,7 @@ def scores(models: dict[str, dict]) -> dict[str, dict[str, float]]:
 
 
 def summary(seeds: dict[str, float]) -> dict[str, Any]:
-    """Return the mean, the standard deviation over seeds (n - 1; 0 for one seed) and the values by seed themselves."""
+    """Return the mean, the standard deviation over seeds (n - 1; 0 for one seed) and the values by seed."""
     values = seeds.values()
     return {
         "mean": statistics.fmean(values),
