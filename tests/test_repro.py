@@ -203,7 +203,7 @@ def test_ctrl_c_during_the_imports_of_a_stage_is_no_traceback(tmp_path, stage):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     said = [line for line in process.communicate()[1].splitlines() if not line.startswith("import time:")]
-    assert process.returncode != 0 and said == ["", "stopped; `make repro` continues from here"]
+    assert process.returncode == 1 and said == ["", "stopped; `make repro` continues from here"]
 
 
 @pytest.mark.parametrize("module", ["pipeline.repro", "pipeline.stages.inputs", "pipeline.stages.notebook"])

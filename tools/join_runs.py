@@ -82,13 +82,13 @@ def join(first: dict, second: dict) -> dict:
             models[name] = _join(old, new, f"models.{name}")
     if not set.intersection(*({*seeds(model)} for model in models.values())):
         raise ValueError(
-            f"models: no seed is common to {in_words(models)}; join the files first whose models share one"
+            f"models: no seed is common to {with_seeds(models)}; join the files first whose models share one"
         )
     steps = models["qmvae"]["steps"] if "qmvae" in models else first["steps"]
     return _join(first | open_keys, second | open_keys, "") | {"models": models, "steps": steps}
 
 
-def in_words(models: dict[str, dict]) -> str:
+def with_seeds(models: dict[str, dict]) -> str:
     """Return the names of models with their seeds."""
     return ", ".join(f"{name} ({', '.join(seeds(model))})" for name, model in models.items())
 
@@ -118,7 +118,7 @@ def main() -> None:
         files.save_json(paths.first, joined)
     except (files.FileError, ValueError, ArithmeticError, RecursionError) as error:
         parser.exit(1, f"{paths.first} and {paths.second} cannot be joined: {error}\n")
-    print(f"{paths.first}: {in_words(joined['models'])}")
+    print(f"{paths.first}: {with_seeds(joined['models'])}")
 
 
 if __name__ == "__main__":

@@ -162,8 +162,8 @@ def look_up(root: Path, words: list[str]) -> Any:
         names = {str(k): v for k, v in entry.items()} if isinstance(entry, dict) else {}
         if names and part in ("min", "max") and part not in names:
             names[part] = (min if part == "min" else max)(scalar(value, words) for value in names.values())
-        extremes = ["min", "max"] if names and all(isinstance(v, int | float) for v in names.values()) else []
         if part not in names:
+            extremes = ["min", "max"] if names and all(isinstance(v, int | float) for v in names.values()) else []
             raise FileError(
                 f"{name}: no {part!r} of {key[0]}; there is {', '.join([*names, *extremes]) or 'nothing below'}"
             )

@@ -51,7 +51,7 @@ def first_two(run: Params) -> tuple[Params, Dataset]:
 def load_model(run: Params, name: str, seed: int | None = None, device: torch.device | str = "cpu") -> MultimodalVAE:
     """Return a trained model of the run, in eval mode; seed: the model's first if None. Raises FileError."""
     prepare(run)
-    return checkpoint.load_model(run.model_folder(name, run.training[name].seeds[0] if seed is None else seed), device)
+    return checkpoint.load_model(run.model_folder(name, seed), device)
 
 
 def load_classifiers(

@@ -33,7 +33,7 @@ def publish(run: Params) -> None:
     """
     folder, names = run.reports / "checkpoint", [name for name in run.models if name not in LEFT_OUT]
     for name in names:
-        trained, place = run.model_folder(name, run.training[name].seeds[0]), params.published_folder(folder, name)
+        trained, place = run.model_folder(name), params.published_folder(folder, name)
         weights = checkpoint.load_model(trained).state_dict()
         tensor_files.save(place / "model.safetensors", halved(trained / "model.safetensors", weights))
         for file in ("model.json", "log.csv"):
@@ -101,7 +101,7 @@ def fill(run: Params, builtin: bool) -> None:
     folder = committed(run)
     shapes = {}
     for name in dict.fromkeys(["qmvae", *run.models]):  # Q-MVAE, which all notebooks read, is named if it is missing
-        place, target = params.published_folder(folder, name), run.model_folder(name, run.training[name].seeds[0])
+        place, target = params.published_folder(folder, name), run.model_folder(name)
         shapes[place / "model.json"] = of_model = checkpoint.load_model(place).shapes
         if {*of_model} != {*run.modalities}:
             own, theirs = (", ".join(names) for names in (run.modalities, of_model))

@@ -312,8 +312,9 @@ class Params(Models):
         """The folder of what stages leave for people."""
         return self.root / "reports" / self.preset
 
-    def model_folder(self, name: str, seed: int) -> Path:
-        """Return the folder of the model trained with this seed."""
+    def model_folder(self, name: str, seed: int | None = None) -> Path:
+        """Return the folder of the model trained with this seed, the model's first if None."""
+        seed = self.training[name].seeds[0] if seed is None else seed
         return self.artifacts / "models" / name / f"seed-{seed}"
 
 

@@ -167,7 +167,7 @@ def runner_up(metrics: dict, titles: dict[str, str], part: str) -> str:
         if rivals:
             name = max(rivals, key=lambda n: rivals[n]["mean"])
             both = verdicts.pairs(mine["seeds"], rivals[name]["seeds"])
-            found = verdicts.in_words(len(both))
+            found = verdicts.counted(len(both))
             found += f", uncorrected p = {verdicts.paired_p(both):.3g}" if len(both) > 1 else ""
             gap = 100 * fmean(a - b for a, b in both)
             lines.append(f"{in_words(key, titles)}: {gap:+.1f} points over {MODELS[name]} ({found})")
@@ -208,7 +208,7 @@ def caption(metrics: dict, titles: dict[str, str], what: str) -> str:
     )
     counts = {title: len(seeds(model)) for title, model in models.items()}
     same = {*counts.values()}
-    over = f"the seeds: {grouped(counts)}" if len(same) > 1 else verdicts.in_words(*same)
+    over = f"the seeds: {grouped(counts)}" if len(same) > 1 else verdicts.counted(*same)
     spread = over if same == {1} else f"mean ± standard deviation over {over}"
     text = (
         f"{what} ({spread}). Ours: {metrics['images']}, preset {metrics['preset']}, on {metrics['device']}; "

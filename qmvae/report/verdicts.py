@@ -45,7 +45,7 @@ def paired_p(values: Sequence[tuple[float, float]]) -> float:
     return 1.0 if isnan(p) else p
 
 
-def in_words(seeds: int) -> str:
+def counted(seeds: int) -> str:
     """Return a number of seeds in words."""
     return f"{seeds} seeds" if seeds > 1 else "one seed"
 
@@ -87,7 +87,7 @@ def decide(claims: Sequence[Claim]) -> pd.DataFrame:
         else:
             sign = "the claimed sign" if gap > 0 else "the other sign"
             word = f"{sign}, {'not decided' if i in corrected else 'not tested'}"
-        evidence = in_words(len(values[i]))
+        evidence = counted(len(values[i]))
         if i in corrected:
             evidence += f", p = {p:#.3g}"
         elif claim.barred:
