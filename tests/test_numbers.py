@@ -37,6 +37,15 @@ def texts() -> Iterator[tuple[str, str]]:
                     yield f"{path.name}, cell {cell['id']}", "".join(cell["source"])
 
 
+def test_every_table_is_one_for_github_and_the_site():
+    """Both show text instead of a table, or one more column, for a row in a list or with a comment behind its end."""
+    for name, text in texts():
+        for table in re.findall(r"(?m)(?:^[ \t]*\|.*\n?)+", re.sub(r"(?ms)^```.*?^```", "", text)):
+            rows = table.splitlines()
+            assert all(row.startswith("|") and row.endswith("|") for row in rows), (name, rows[0])
+            assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1, (name, rows[0])
+
+
 def blank(text: str) -> str:
     """Return as many lines of nothing."""
     return "\n" * text.count("\n")

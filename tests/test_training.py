@@ -238,7 +238,7 @@ def test_a_checkpoint_of_other_parameters_is_not_gone_on_from(project, monkeypat
 
 
 def test_sigkill_in_the_middle_then_on_to_the_same_bytes(project):
-    write_params(project, steps=600, seeds=[0])
+    write_params(project, steps=150, seeds=[0])
     run = params.load()
     command = [sys.executable, "-m", "qmvae", "train", "qmvae"]
     process = subprocess.Popen(command, cwd=project, stderr=subprocess.DEVNULL)
