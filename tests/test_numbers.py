@@ -142,7 +142,7 @@ def root(tmp_path):
         "table1.md": "Table 1.\n\n| a |\n|---|\n| 1.5 |\n",
         "wide.md": "Table 2.\n\n| a   | b   | c   |\n|:----|:----|:----|\n| 1.5 |     | 3.5 |\n| 4.5 |     | 5.5 |\n",
         "tuning.csv": "name,seed,acc\na_0,0,0.5\na_12,12,0.25\na_1,1,0.75\na_8000,0,0.9\na_b_0,0,0.5\n"
-        "b_0,0,0.5\nb_3,0,0.5\nc_0,0,\nc_1,1,0.5\n",
+        "b_0,0,0.5\nb_3,0,0.5\nc_0,0,\nc_1,1,0.5\nd_12,12,0.2\nd_0,0,0.4\nd_1,1,0.55\ne_0,0,0.5\ne_1,1,0.5\n",
         "broken.json": "{",
         "short.csv": "name,steps\nx\n\n",
     }
@@ -164,6 +164,7 @@ def root(tmp_path):
         ("1.0 ± 1.0", "p/tuning.csv a_* acc %", "50.0 ± 25.0"),
         ("1.0", "p/tuning.csv a_* acc - a_0 acc", "0.0"),
         ("1.0", "p/tuning.csv a_1 acc / a_* acc", "1.5"),
+        ("1.00", "p/tuning.csv a_* acc p d_* acc", "0.12"),  # paired by seed: differences 0.1, 0.05, 0.2
         ("1.0", "p/m.json q.seeds.min %", "80.0"),
         ("1.0", "p/m.json q.seeds.max %", "95.0"),
         ("1,000", "p/m.json steps", "131,410"),
@@ -220,6 +221,7 @@ def test_a_number_is_written_as_its_source_has_it(root, written, source, expecte
             "1<!-- p/m.json q - d -->",
             "p/m.json q - d: the two have different seeds; take the difference of the table of",
         ),
+        ("1<!-- p/tuning.csv a_* acc - e_* acc -->", "a_* acc - e_* acc: the two have different seeds"),
         ("1<!-- p/m.json one p zero_only -->", "has no number: no seed in common: 1 and 0; compare"),
         ("1<!-- p/m.json q p list -->", "a p-value needs two entries with `seeds`"),
         ("1<!-- p/m.json q p odd -->", "p/m.json q p odd: expected a number, but it is 'a'"),
@@ -231,15 +233,24 @@ def test_a_number_is_written_as_its_source_has_it(root, written, source, expecte
         ("1<!-- p/m.json huge -->", "p/m.json huge: has no number: int too large to convert to float"),
         ("1<!-- p/m.json big % -->", "p/m.json big %: has no number: expected a finite number, but the result is inf"),
         ("1<!-- p/m.json q / zero -->", "p/m.json q / zero: has no number: float division by zero; correct the"),
-        ("1<!-- p/short.csv y steps -->", "expected one row that begins with y, found 0; first cells are x"),
+        (
+            "1<!-- p/short.csv y steps -->",
+            "expected one row that begins with y, found 0; the nearest first cells are x",
+        ),
         ("1<!-- p/short.csv x steps -->", "p/short.csv: no column steps; there is name in row x"),
         ("1<!-- p/runs.csv x_1 -->", "expected <row> <column> after p/runs.csv"),
-        ("1<!-- p/runs.csv x_1 steps -->", "expected one row that begins with x_1, found 2; first cells are x_1, y,_2"),
+        (
+            "1<!-- p/runs.csv x_1 steps -->",
+            "expected one row that begins with x_1, found 2; the nearest first cells are x_1, y,_2",
+        ),
         ("1<!-- p/runs.csv x_1/10 lost -->", "p/runs.csv: no column lost; there is name, steps, a_value"),
-        ("1<!-- p/tuning.csv b_* acc -->", "p/tuning.csv: expected two rows b_<seed>, found 1; first cells are a_0"),
+        (
+            "1<!-- p/tuning.csv b_* acc -->",
+            "p/tuning.csv: expected two rows b_<seed>, found 1; the nearest first cells are b_",
+        ),
         ("1<!-- p/tuning.csv c_* acc -->", "p/tuning.csv c_* acc: expected a number, but it is ''"),
         ("1<!-- p/tuning.csv a_* lost -->", "p/tuning.csv: no column lost; there is name, seed, acc in row a_0"),
-        ("1<!-- p/tuning.csv a_* acc p a_* acc -->", "a p-value needs two entries with `seeds`"),
+        ("1<!-- p/tuning.csv a_* acc p a_0 acc -->", "a p-value needs two entries with `seeds`"),
         ("1<!-- p/speed.md #_s -->", "#_s is there 0 times"),
         ("a<!-- p/m.json q -->", "expected a number directly before it"),
         ("1 <!-- p/m.json q -->", "expected a number directly before it"),

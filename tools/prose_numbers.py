@@ -21,6 +21,7 @@ hide Python's module `numbers`.)
 
 import argparse
 import csv
+import difflib
 import json
 import math
 import re
@@ -174,12 +175,11 @@ def look_up(root: Path, words: list[str]) -> Any:
 def cell(text: str, name: str, row: str, column: str) -> Any:
     """Return the cell of a row and a column in a CSV file, or in a Markdown file with any number of tables.
 
-    The row <name>_* has the mean and std of all rows <name>_<seed>, as the column `seed` has it.
+    The row <name>_* has the mean, std and `seeds` of all rows <name>_<seed>, as the column `seed` has it.
     """
     tables = [list(csv.reader(text.splitlines()))] if name.endswith(".csv") else markdown_tables(text)
     words = [[[word.strip().replace(" ", "_") for word in line] for line in table] for table in tables]
     lines = [(table[0], line) for table in words for line in table[1:] if line]
-    there = ", ".join(dict.fromkeys(line[0] for _, line in lines))
     several = row.endswith("_*")
     if several:
         rows = [(dict(zip(header, line, strict=False)).get("seed"), header, line) for header, line in lines]
@@ -188,7 +188,9 @@ def cell(text: str, name: str, row: str, column: str) -> Any:
         found = [(header, line) for header, line in lines if line[: row.count("/") + 1] == row.split("/")]
     if len(found) < 2 if several else len(found) != 1:
         wanted = f"two rows {row[:-1]}<seed>" if several else f"one row that begins with {row}"
-        raise FileError(f"{name}: expected {wanted}, found {len(found)}; first cells are {there}")
+        first = list(dict.fromkeys(line[0] for _, line in lines))
+        near = ", ".join(difflib.get_close_matches(row, first, n=5, cutoff=0))
+        raise FileError(f"{name}: expected {wanted}, found {len(found)}; the nearest first cells are {near or 'none'}")
     for header, line in found:
         if column not in header[: len(line)]:
             columns = ", ".join(header[: len(line)])
@@ -197,7 +199,8 @@ def cell(text: str, name: str, row: str, column: str) -> Any:
     if not several:
         return cells[0]
     values = [scalar(value, [name, row, column]) for value in cells]
-    return {"mean": statistics.mean(values), "std": statistics.stdev(values)}
+    by_seed = {line[header.index("seed")]: value for (header, line), value in zip(found, values, strict=True)}
+    return {"mean": statistics.mean(values), "std": statistics.stdev(values), "seeds": by_seed}
 
 
 def markdown_tables(text: str) -> list[list[list[str]]]:
