@@ -246,7 +246,7 @@ def test_a_number_is_written_as_its_source_has_it(root, written, source, expecte
         ("1<!-- p/runs.csv x_1/10 lost -->", "p/runs.csv: no column lost; there is name, steps, a_value"),
         (
             "1<!-- p/tuning.csv b_* acc -->",
-            "p/tuning.csv: expected two rows b_<seed>, found 1; the nearest first cells are b_",
+            "p/tuning.csv: expected two rows b_<seed>, found 1; the nearest first cells are b_3, b_0, ",
         ),
         ("1<!-- p/tuning.csv c_* acc -->", "p/tuning.csv c_* acc: expected a number, but it is ''"),
         ("1<!-- p/tuning.csv a_* lost -->", "p/tuning.csv: no column lost; there is name, seed, acc in row a_0"),
