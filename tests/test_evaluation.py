@@ -287,7 +287,7 @@ def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch, one_thread
         "models": ["qmvae", "mvae"],
         "overrides": {"mvae": {"seeds": [0], "steps": 2}},
     }
-    document["presets"]["tiny"]["classifiers"] |= {"epochs": 40, "strong_steps": 60, "lr": 0.005}
+    document["presets"]["tiny"]["classifiers"] |= {"epochs": 12, "strong_steps": 60, "lr": 0.005}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     run = make_data(tmp_path)
     classifiers.run(run)  # with a process for each modality

@@ -48,6 +48,7 @@ def write_params(folder: Path, **training) -> None:
     subset |= {"overrides": {}, "models": ["qmvae"]}
     subset["classifiers"] |= {"epochs": 1, "strong_steps": 5, "batch_size": 32}
     subset["evaluation"] |= {"conditions": 100, "probe_pairs": 100}
+    document["mmvae"]["samples"], document["dmvae"]["discriminator"] = 3, 64
     document |= {"preset": "tiny", "folder": "data", "device": "cpu", "presets": {"tiny": subset}}
     (folder / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
 
