@@ -285,7 +285,7 @@ def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch, one_thread
     document = yaml.safe_load((tmp_path / "params.yaml").read_text())
     document["presets"]["tiny"] |= {
         "models": ["qmvae", "mvae"],
-        "overrides": {"mvae": {"seeds": [0], "steps": 2}},
+        "overrides": {"mvae": {"seeds": [0, 2, 1], "steps": 2}},
     }
     document["presets"]["tiny"]["classifiers"] |= {"epochs": 12, "strong_steps": 60, "lr": 0.005}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
@@ -308,7 +308,7 @@ def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch, one_thread
         assert set(numbers[part]) == keys
         assert all([*n["seeds"]] == ["0", "1"] and 0 <= n["mean"] <= 1 for n in numbers[part].values())
     assert all(n["mean"] > 0.9 for n in numbers["linear"].values())
-    assert all([*n["seeds"]] == ["0"] for n in found["models"]["mvae"]["cross"].values())  # its own seeds
+    assert all([*n["seeds"]] == ["0", "2", "1"] for n in found["models"]["mvae"]["cross"].values())  # its own seeds
     assert numbers["probes"]["svhn_shared_digit"]["mean"] > 0.9
     assert set(numbers["cross_strong"]) == {"mnist_to_svhn", "svhn_to_mnist"}
     assert set(numbers["style"]) == {"mnist_thickness", "mnist_slant", "svhn_background"}
