@@ -54,7 +54,7 @@ test-oldest: $(VENV)/installed ## for maintainers: unit tests with the lowest ve
 ablations: $(VENV)/installed ## train Q-MVAE with one part changed at a time, and with three modalities (ablations/dvc.yaml): hours on 2 cores for `subset`
 	@$(VENV)/bin/python -m qmvae repro $(SWITCH) ablations/dvc.yaml
 
-tuning: $(VENV)/installed ## run the entries of ablations/tuning.yaml that have no row in tuning.csv, on `subset`: 3 to 60 minutes each; needs `make repro PRESET=subset` first
+tuning: $(VENV)/installed ## run the entries of ablations/tuning.yaml that have no row in tuning.csv, on `subset`: minutes to hours each; needs `make repro PRESET=subset` first
 	OMP_NUM_THREADS=1 $(VENV)/bin/python ablations/tune.py
 
 # MultiVae, and those of its requirements that we lack, go into a folder of their own. Run these on a quiet machine.
