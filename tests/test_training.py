@@ -181,7 +181,7 @@ def test_auto_trains_as_the_precision_that_it_stands_for(project, monkeypatch, f
     on_processor(monkeypatch, avx512_bf16=flag)
     found = {}
     for choice in ("auto", precision):
-        write_params(project, precision=choice)
+        write_params(project, precision=choice, steps=10, seeds=[0])
         run = params.load()
         shutil.rmtree(run.artifacts / "progress", ignore_errors=True)
         train(run)
