@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import yaml
-from tiny import ROOT, environment, make_data, write_project
+from tiny import ROOT, environment, make_data, write_params, write_project
 
 from qmvae.pipeline import code
 from qmvae.pipeline.schema import MODELS, Section
@@ -196,4 +196,6 @@ def test_training_is_repeated_after_a_changed_statement_and_kept_after_changed_w
     edit(copy, "place/qmvae/data/dataset.py", '"""', '"""Other words. ', count=1)
     assert "kept" in run("train", "qmvae")
     edit(copy, "place/qmvae/data/dataset.py", "255", "256")
+    assert "kept" not in run("train", "qmvae")
+    write_params(copy, seeds=[0], steps=12)
     assert "kept" not in run("train", "qmvae")

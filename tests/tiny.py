@@ -38,7 +38,7 @@ def write_archives(
 
 
 def write_params(folder: Path, **training) -> None:
-    """Write params.yaml: the committed one, with `tiny` as its only preset."""
+    """Write params.yaml: the committed one, with `tiny` as its only preset, and a small MMVAE and DMVAE."""
     document = yaml.safe_load((ROOT / "params.yaml").read_text())
     subset = copy.deepcopy(document["presets"]["subset"])
     subset["training"] = dict(
