@@ -13,7 +13,7 @@ import torch
 
 from qmvae.data import builtin
 from qmvae.data.dataset import Dataset, Split, pair_by_class
-from qmvae.evaluate.classifiers import CHUNK, CLASSIFIERS
+from qmvae.evaluate.classifiers import CLASSIFIERS, chunk_size
 from qmvae.evaluate.cross_generation import STRONG, sample_indices, share
 from qmvae.evaluate.linear_probe import linear_probe
 from qmvae.model.base import MultimodalVAE
@@ -87,7 +87,7 @@ def cross_generation(model: MultimodalVAE, dataset: Dataset, wide: params.Params
     networks: list[dict[str, Any]] = [artifacts.load_classifiers(wide, dataset, kind, device) for kind in CLASSIFIERS]
     strides = 1, math.ceil(len(indices) / STRONG)
     correct: dict[str, tuple[list, list]] = {}
-    for i, chunk in enumerate(indices.split(CHUNK)):
+    for i, chunk in enumerate(indices.split(chunk_size(*dataset.shapes.values()))):
         images, labels = dataset.test.batch(chunk)
         truth = torch.searchsorted(dataset.classes, labels)
         for target in images:

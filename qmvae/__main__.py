@@ -88,6 +88,8 @@ def run(arguments: argparse.Namespace) -> int | None:
 def main() -> None:
     """Parse the command line and run it. Errors that users can correct end in one message, without a traceback."""
     arguments = parser().parse_args()
+    for stream in (sys.stdout, sys.stderr):  # a title may have letters that the terminal's encoding has not
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         if os.environ.get("QMVAE_JOB"):
             importlib.import_module("qmvae.pipeline.jobs").end_with_parent()

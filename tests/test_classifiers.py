@@ -61,6 +61,14 @@ def test_float_chunks_are_all_images_in_order_between_0_and_1(monkeypatch):
     torch.testing.assert_close(torch.cat(list(classifiers.float_chunks(images.float() / 255))), images.float() / 255)
 
 
+def test_chunks_of_large_images_have_no_more_pixels():
+    assert classifiers.chunk_size((1, 28, 28), (3, 32, 32)) == classifiers.chunk_size((3, 16, 64)) == classifiers.CHUNK
+    assert classifiers.chunk_size((1, 28, 28), (3, 64, 64)) == classifiers.CHUNK // 4
+    assert classifiers.chunk_size((1, 1024, 1024)) == 1
+    chunks = list(classifiers.float_chunks(torch.zeros(3, 1, 1024, 1024, dtype=torch.uint8)))
+    assert [len(chunk) for chunk in chunks] == [1, 1, 1]
+
+
 def test_the_chance_level_is_the_share_of_the_majority_class():
     assert classifiers.majority_class(torch.tensor([7, 7, 7, 2, 2, 40, 9])) == 3 / 7
     assert classifiers.majority_class(torch.arange(26).repeat(3)) == 1 / 26

@@ -93,6 +93,10 @@ BAD_ARRAYS = {
         r"train_images: found shape .*, expected 1 or 3 .* alpha, save `images\[..., :1\]`",
     ),
     "alpha": (dict(train_images=images(120, 16, 16, 4)), r"expected 1 or 3 .* alpha, save `images\[..., :3\]`"),
+    "the images last": (
+        dict(train_images=images(20, 20, 3, 120)),
+        r"if the images are the last .*transpose\(3, 0, 1, 2",
+    ),
     "alpha first": (dict(train_images=images(120, 4, 16, 16)), r"`images\[:, :3\].transpose\(0, 2, 3, 1\)`"),
     "too small": (dict(train_images=images(120, 8, 8)), "train_images: found shape .*, expected sides of 16 to"),
     "no images": (dict(train_images=images(0, 16, 16)), "train_images: found no image, expected at least one"),

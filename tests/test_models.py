@@ -285,6 +285,7 @@ def test_what_does_not_belong_together_is_refused(name):
         (lambda: model.translate({"mnist": x}, "svhn", y[:1]), r"svhn: expected a private code for each .*\(12, "),
         (lambda: model.cross_generate({"mnist": x}, "svhn", private=torch.zeros(12, 9)), r"svhn: .* got \(12, 9\)"),
         (lambda: model.loss({"mnist": x}, labels), "expected one of each modality for each label"),
+        (lambda: model.loss({m: x[:0] for m, x in images.items()}, labels[:0]), "a batch of at least one pair"),
         (lambda: model.loss(images, labels[:5]), "expected one of each modality for each label"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -2,16 +2,19 @@
 
 import functools
 import re
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
+import torch
 import yaml
 from tiny import ROOT, jobs_here, make_data, write_archives, write_project
 
 from qmvae.data.checks import DataError
+from qmvae.evaluate import cross_generation
 from qmvae.model.gaussian import Gaussian
 from qmvae.pipeline import artifacts, params
 from qmvae.pipeline.stages import classifiers, data, evaluate, metrics, train
@@ -21,8 +24,23 @@ NOTEBOOKS = [path for path in sorted((ROOT / "notebooks").glob("*.ipynb")) if no
 EXAMPLE = re.search(r"\*\*Your own images.*?```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
 
 
-def write_own(folder: Path, lines: str, seeds=(0,), **archives) -> None:
-    """Write a project: the committed params.yaml, `lines` in it, short training, and archives of these modalities."""
+OTHER = {  # than the committed values: each switch of Q-MVAE
+    "objective": "printed",
+    "likelihood": {"all": {"family": "bernoulli", "weight": 1.0}},
+    "prior_expert": False,
+    "unimodal_elbos": False,
+    "quadruplet": ["first"],
+    "metric": "within",
+    "negatives": {"policy": "random", "start": 1.0, "distinct": True, "labels": False},
+    "test_time": "sample",
+}
+
+
+def write_own(folder: Path, lines: str, seeds=(0,), qmvae=None, **archives) -> None:
+    """Write a project: the committed params.yaml, `lines` in it, short training, and archives of these modalities.
+
+    qmvae: other values of Q-MVAE.
+    """
     document = yaml.safe_load((ROOT / "params.yaml").read_text()) | yaml.safe_load(lines)
     preset = document["presets"][document["preset"]]
     preset["training"] |= {"seeds": list(seeds), "steps": 6, "batch_size": 16, "precision": "float32"}
@@ -30,6 +48,7 @@ def write_own(folder: Path, lines: str, seeds=(0,), **archives) -> None:
     for changes in preset["overrides"].values():
         for key in ("steps", "seeds"):
             changes.pop(key, None)
+    preset["overrides"]["qmvae"] |= qmvae or {}
     preset["classifiers"] |= {"epochs": 1, "strong_steps": 3, "batch_size": 32}
     preset["evaluation"] |= {"conditions": 100, "probe_pairs": 200}
     (folder / "params.yaml").write_text(yaml.safe_dump(document | {"device": "cpu"}, sort_keys=False))
@@ -72,6 +91,10 @@ def test_readmes_example_runs_to_the_last_notebook(tmp_path, monkeypatch, one_th
     assert len(EXAMPLE.splitlines()) == 3 and list(lines) == ["preset", "folder", "modalities"]
     shapes = dict(zip(lines["modalities"], [(24, 16, 3), (18, 20)], strict=True))
     write_own(tmp_path, EXAMPLE, seeds=(0, 1), shapes=shapes, train=60, test=9, classes=(2, 0, 30))
+    committed = ROOT / "reports" / "subset"  # which stay in a checkout, and are about other images
+    for name in ("printed.json", "ablations.json"):
+        (tmp_path / "reports" / "subset").mkdir(parents=True, exist_ok=True)
+        shutil.copy(committed / name, tmp_path / "reports" / "subset" / name)
     run_all(tmp_path, monkeypatch)
     reports = params.load().reports
     table = (reports / "tables" / "table1.md").read_text()
@@ -81,16 +104,17 @@ def test_readmes_example_runs_to_the_last_notebook(tmp_path, monkeypatch, one_th
         and "The paper:" not in table
         and "MNIST" not in table
     )
-    assert "paper: by" not in (reports / "tables" / "claims.md").read_text()
+    listed = (reports / "tables" / "claims.md").read_text()
+    assert "paper: by" not in listed and "as printed" not in listed and "aligns" not in listed
     printed = capsys.readouterr().out
-    assert "does not hold" in printed and "images of the committed results: no" in printed
+    assert "does not hold" in printed and "images and settings of the committed results: no" in printed
     assert "this notebook shows the first two" not in printed
 
 
 def test_three_modalities_of_26_classes_with_one_test_image_each(tmp_path, monkeypatch, one_thread, capsys):
     shapes = {"left_half": (20, 17), "photo": (16, 24, 3), "type_face": (16, 16)}
     lines = "preset: subset\nfolder: .\nmodalities: {left_half: {net: mlp}, photo: {net: conv}, type_face: {net: mlp}}"
-    write_own(tmp_path, lines, shapes=shapes, train=70, test=26, classes=range(-13, 13))
+    write_own(tmp_path, lines, qmvae=OTHER, shapes=shapes, train=70, test=26, classes=range(-13, 13))
     for name in shapes:  # sorted by class, as folders of images often are
         arrays = dict(np.load(tmp_path / f"{name}.npz"))
         for part in ("train", "test"):
@@ -121,19 +145,46 @@ def test_requirements_of_training_are_checked_with_the_images(tmp_path):
     assert not (tmp_path / "artifacts").exists()
 
 
-def test_claims_must_hold_on_the_committed_images_only(tmp_path, monkeypatch, capsys):
+def test_a_rare_class_is_never_missing_from_a_sample():
+    labels = torch.tensor([3] * 500 + [5, 5, 4])
+    assert cross_generation.with_every_class(torch.arange(3), labels).tolist() == [0, 1, 2, 502, 500]
+    everything = torch.arange(len(labels))
+    assert torch.equal(cross_generation.with_every_class(everything, labels), everything)
+
+
+def test_titles_have_letters_that_figures_can_show(tmp_path):
+    write_project(tmp_path)
+    document = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    document["presets"]["tiny"]["images"]["titles"] = {"mnist": "Ziffern, ‚čísla‘, цифры", "svhn": "照片"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    with pytest.raises(
+        DataError, match=r"presets.tiny.images.titles.svhn: the font of the figures has no 照 片, expect"
+    ):
+        make_data(tmp_path)
+
+
+def test_the_committed_settings_are_those_of_the_claims():
+    for preset, digest in claims.SETTINGS.items():
+        found = claims.settings(params.load(preset, ROOT))
+        assert found == digest, f"params.yaml has changed: remake the results, then SETTINGS[{preset!r}] = {found!r}"
+
+
+def test_claims_must_hold_for_the_committed_results_only(tmp_path, monkeypatch, capsys):
     run = make_data(write_project(tmp_path))
     dataset = artifacts.load_dataset(run)
-    claims.Claims(dataset).check("one is two", False)
+    claims.Claims(dataset, run).check("one is two", False)
     assert capsys.readouterr().out.endswith("one is two: does not hold\n")
     monkeypatch.setitem(claims.COMMITTED, claims.checksum(dataset), "quick")
-    known = claims.Claims(dataset)
+    assert claims.Claims(dataset, run).preset is None  # other settings
+    assert claims.Claims(dataset, run.model_copy(update={"preset": "published"})).preset == "quick"
+    monkeypatch.setitem(claims.SETTINGS, "quick", claims.settings(run))
+    known = claims.Claims(dataset, run)
     known.check("one is one", True)
     assert known.preset == "quick" and capsys.readouterr().out == "one is one: holds\n"
     with pytest.raises(AssertionError, match="one is two"):
         known.check("one is two", False)
     for tensor in (dataset.test.images["svhn"], dataset.train.labels["mnist"], dataset.test.pairs):
         tensor[3] += 1
-        assert claims.Claims(dataset).preset is None
+        assert claims.Claims(dataset, run).preset is None
         tensor[3] -= 1
-    assert claims.Claims(dataset).preset == "quick"
+    assert claims.Claims(dataset, run).preset == "quick"

@@ -109,6 +109,18 @@ FAULTS = {
         lambda d: d["presets"].update(code=d["presets"]["subset"]),
         "presets.code: artifacts/code has the hashes of the code; rename the preset",
     ),
+    "a preset named like the website": (
+        lambda d: d["presets"].update(site=d["presets"]["subset"]),
+        "presets.site: reports/site is the website; rename the preset",
+    ),
+    "ablations without one that notebooks read": (
+        lambda d: d["ablations"]["changes"].pop("printed_objective"),
+        "ablations: changes: printed_objective is missing; notebooks 09 and 10 compare with it, so keep it",
+    ),
+    "a title like a column of Table 2": (
+        lambda d: d["presets"]["quick"]["images"].update(titles={"mnist": "both"}),
+        "presets.quick.images.titles: 'both' is a column of Table 2; give another title",
+    ),
     "repeated seeds": (lambda d: d["presets"]["quick"]["training"].update(seeds=[1, 1]), r"seeds \[1, 1\] repeat"),
     "no seeds": (lambda d: d["presets"]["quick"]["training"].update(seeds=[]), "training.seeds"),
     "negative seed": (lambda d: d["presets"]["quick"]["training"].update(seeds=[-1]), "training.seeds.0"),

@@ -216,6 +216,15 @@ def test_modalities_of_ones_own_are_refused(clone):
         artifacts.load_dataset(params.load("published", clone))
 
 
+def test_results_of_ones_own_are_not_shown_beside_the_committed_models(clone):
+    path = clone / "reports/subset/metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"images": "photo 60/9"}))
+    with pytest.raises(
+        files.FileError, match=r"metrics.json: images: found .*photo 60/9; the committed models have .*; `git"
+    ):
+        artifacts.load_dataset(params.load("published", clone))
+
+
 def test_archives_of_other_sizes_are_refused(clone):
     write_archives(clone / "data")
     with pytest.raises(files.FileError, match=r"model.json: made for images .*\(1, 28, 28\).* are .*\(1, 16, 16\)"):

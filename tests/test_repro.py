@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 import yaml
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
@@ -204,6 +206,20 @@ def test_ctrl_c_during_the_imports_of_a_stage_is_no_traceback(tmp_path, stage):
     process.send_signal(signal.SIGINT)
     said = [line for line in process.communicate()[1].splitlines() if not line.startswith("import time:")]
     assert process.returncode == 1 and said == ["", "stopped; `make repro` continues from here"]
+
+
+def test_sigterm_ends_what_dvc_runs(tmp_path):
+    """It reaches one process only, such as from a job scheduler."""
+    (tmp_path / "dvc.yaml").write_text("stages: {train: {cmd: echo $$ > started; exec sleep 100}}")
+    run = "from qmvae.pipeline import repro; print(repro.run_group(repro.Path(), [['repro']], 1))"
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=tmp_path, env=environment(), check=True)
+    process = subprocess.Popen([sys.executable, "-c", run], cwd=tmp_path, text=True, stdout=-1, env=environment())
+    while not (tmp_path / "started").exists() or not (stage := (tmp_path / "started").read_text()):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    assert process.communicate(timeout=60)[0].splitlines()[-1].endswith("True)")
+    assert not psutil.pid_exists(int(stage))
 
 
 @pytest.mark.parametrize("module", ["pipeline.repro", "pipeline.stages.inputs", "pipeline.stages.notebook"])

@@ -272,7 +272,11 @@ def test_two_at_once_the_second_is_told(project):
 @pytest.mark.parametrize(
     "arguments, changes, message",
     [
-        (["qmvae"], {"batch_size": 5000}, "batch_size: 5000 is more than the .* training pairs; make it smaller"),
+        (
+            ["qmvae"],
+            {"batch_size": 5000},
+            "a batch of 5000 is more than the .* pairs; make .*training.batch_size, or overrides.qmvae.batch_size",
+        ),
         (["gan"], {}, f"train: model 'gan': expected one of {', '.join(MODELS)}"),
     ],
 )

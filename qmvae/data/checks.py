@@ -68,6 +68,8 @@ def channels(shape: tuple[int, ...]) -> str:
         return ""
     if shape[3] in (2, 4):  # grey or colour with alpha
         return f"if the last channel is alpha, save `images[..., :{shape[3] - 1}]`"
+    if shape[2] in (1, 3) and shape[1] not in range(1, 5):  # as in SVHN's own files
+        return "if the images are the last size, save `images.transpose(3, 0, 1, 2)`"
     drop = f"[:, :{shape[1] - 1}]" if shape[1] in (2, 4) else ""
     return f"if they are the second, save `images{drop}.transpose(0, 2, 3, 1)`"
 

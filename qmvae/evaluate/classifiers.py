@@ -14,7 +14,7 @@ from qmvae.data.dataset import Split
 from qmvae.model.networks import shifted
 from qmvae.train import BatchSampler, lr_scale
 
-CHUNK = 1000  # images that a network gets at a time
+CHUNK = 1000  # images of 32x32 pixels or less that a network gets at a time; of larger ones, as many pixels
 
 
 class Classifier(nn.Module):
@@ -79,16 +79,27 @@ CLASSIFIERS: dict[str, type[Classifier] | type[StrongClassifier]] = {
 }
 
 
-def float_chunks(images: Tensor) -> Iterator[Tensor]:
-    """Yield images (N, C, H, W) as float chunks of at most CHUNK images in [0, 1]; uint8 images are divided by 255."""
-    for chunk in images.split(CHUNK):
+def chunk_size(*shapes: tuple[int, ...]) -> int:
+    """Return the number of images that a network gets at a time, for the largest of the shapes (C, H, W).
+
+    So memory does not grow with the images: the stronger classifier needs about 0.3 GB for a chunk.
+    """
+    return max(1, min(CHUNK, CHUNK * 32 * 32 // max(height * width for _, height, width in shapes)))
+
+
+def float_chunks(images: Tensor, size: int | None = None) -> Iterator[Tensor]:
+    """Yield images (N, C, H, W) as float chunks in [0, 1]; uint8 images are divided by 255.
+
+    size: of a chunk; default: `chunk_size` of the images.
+    """
+    for chunk in images.split(size or chunk_size(images.shape[1:])):
         yield chunk if chunk.is_floating_point() else chunk.float() / 255
 
 
 @torch.no_grad()
 def accuracy(classifier: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Return the accuracy, a fraction of 1, on images uint8 (N, C, H, W) of classes with indices `labels` (N,)."""
-    chunks = zip(float_chunks(images), labels.split(CHUNK), strict=True)
+    chunks = zip(float_chunks(images), labels.split(chunk_size(images.shape[1:])), strict=True)
     correct = [(classifier(x).argmax(dim=1) == y).sum() for x, y in chunks]
     return (torch.stack(correct).sum() / len(labels)).item()
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from qmvae.data.dataset import Dataset
-from qmvae.evaluate.classifiers import CHUNK, float_chunks
+from qmvae.evaluate.classifiers import chunk_size, float_chunks
 from qmvae.model.base import MultimodalVAE
 
 STRONG = 10_000  # the stronger classifier, 30 times as slow, gets about as many conditions of a direction
@@ -18,6 +18,12 @@ def sample_indices(count: int, wanted: int | str, seed: int, device: torch.devic
     if isinstance(wanted, str) or wanted >= count:
         return torch.arange(count, device=device)
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:wanted].to(device)
+
+
+def with_every_class(indices: Tensor, labels: Tensor) -> Tensor:
+    """Return the indices int64 (n,), and at their end the first index of each class of `labels` (N,) that they lack."""
+    lacking = sorted({*labels.tolist()} - {*labels[indices].tolist()})
+    return torch.cat([indices, *((labels == label).nonzero()[0] for label in lacking)])
 
 
 class CrossGeneration(NamedTuple):
@@ -57,7 +63,7 @@ def cross_generation(
     """
     split, classes, stride = dataset.test, dataset.classes, math.ceil(len(indices) / STRONG)
     correct, correct_strong, features, deviations = [], [], [], []
-    for i, chunk in enumerate(indices.split(CHUNK)):
+    for i, chunk in enumerate(indices.split(chunk_size(*dataset.shapes.values()))):
         images, labels = split.batch(chunk)
         truth = torch.searchsorted(classes, labels)
         generated = model.cross_generate({source: images[source]}, target, seed=seed * 1_000_003 + i)
@@ -104,7 +110,7 @@ def joint_coherence(model: MultimodalVAE, classifiers: dict[str, Any], count: in
     """Return the share of `count` samples from the priors whose images get one class from the classifiers of all
     modalities."""
     agree = []
-    for i, chunk in enumerate(torch.arange(count).split(CHUNK)):
+    for i, chunk in enumerate(torch.arange(count).split(chunk_size(*model.shapes.values()))):
         generated = model.generate(len(chunk), seed=seed * 1_000_003 + i)
         found = torch.stack([classifiers[name].predict(images) for name, images in generated.items()])
         agree.append((found == found[0]).all(dim=0).float())

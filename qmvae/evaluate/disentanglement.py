@@ -12,8 +12,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from qmvae.data.dataset import Dataset, Split
-from qmvae.evaluate.classifiers import CHUNK, float_chunks
-from qmvae.evaluate.cross_generation import sample_indices, share
+from qmvae.evaluate.classifiers import chunk_size, float_chunks
+from qmvae.evaluate.cross_generation import sample_indices, share, with_every_class
 from qmvae.evaluate.linear_probe import encode
 from qmvae.model.base import MultimodalVAE
 from qmvae.model.gaussian import Gaussian
@@ -86,7 +86,8 @@ def posterior_means(model: MultimodalVAE, name: str, images: Tensor) -> dict[str
 def probe_codes(model: MultimodalVAE, dataset: Dataset) -> dict[str, float]:
     """Return how well probes predict class and style from codes of test images, under <modality>_<code>_<what>.
 
-    The probes are fitted to codes of at most TRAIN training images. digit: the accuracy of one linear layer.
+    The probes are fitted to codes of at most TRAIN training images, and one of each class that these lack.
+    digit: the accuracy of one linear layer.
     digit_mlp: the accuracy of a network with 100 hidden units. thickness, slant, background: R2 of a ridge regression,
     the mean over the colours, 0 for a probe that always gives the mean.
     """
@@ -94,6 +95,7 @@ def probe_codes(model: MultimodalVAE, dataset: Dataset) -> dict[str, float]:
     for name in dataset.shapes:
         train, test = dataset.train.images[name], dataset.test.images[name]
         indices = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:TRAIN].to(train.device)
+        indices = with_every_class(indices, dataset.train.labels[name])
         labels, truth = dataset.train.labels[name][indices].cpu(), dataset.test.labels[name].cpu()
         style, true_style = style_measures(train[indices]), style_measures(test)
         codes, test_codes = posterior_means(model, name, train[indices]), posterior_means(model, name, test)
@@ -157,8 +159,9 @@ def translation(
     own, count = split.pairs[indices][:, list(split.images).index(target)].long(), len(split.images[target])
     shift = torch.randint(1, count, own.shape, generator=torch.Generator().manual_seed(seed)).to(device)
     references = split.images[target][(own + shift) % count]
+    size = chunk_size(*dataset.shapes.values())
     correct, correct_strong, generated = [], [], []
-    for i, (chunk, reference) in enumerate(zip(indices.split(CHUNK), float_chunks(references), strict=True)):
+    for i, (chunk, reference) in enumerate(zip(indices.split(size), float_chunks(references, size), strict=True)):
         images, labels = split.batch(chunk)
         truth = torch.searchsorted(classes, labels)
         generated.append(model.translate({source: images[source]}, target, reference, seed * 1_000_003 + i))

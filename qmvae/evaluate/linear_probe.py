@@ -10,7 +10,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from qmvae.data.dataset import Dataset, Split
-from qmvae.evaluate.classifiers import CHUNK, float_chunks
+from qmvae.evaluate.classifiers import chunk_size, float_chunks
+from qmvae.evaluate.cross_generation import with_every_class
 from qmvae.model.base import MultimodalVAE
 
 SAMPLES = 8  # of each posterior, for the calibration
@@ -43,7 +44,7 @@ def fused_posterior(model: MultimodalVAE, split: Split, pairs: Tensor, experts: 
     if not model.has_joint_encoder:
         return model.fuse(of_pairs(experts, pairs))
     parts = []
-    for chunk in pairs.long().split(CHUNK):
+    for chunk in pairs.long().split(chunk_size(*model.shapes.values())):
         columns = zip(split.images.items(), chunk.unbind(dim=1), strict=True)
         parts.append(model.shared({name: images[column].float() / 255 for (name, images), column in columns}))
     return type(parts[0])(*(torch.cat(part) for part in zip(*parts, strict=True)))
@@ -59,11 +60,12 @@ def linear_probe(model: MultimodalVAE, dataset: Dataset, indices: Tensor) -> tup
     weak L2 penalty; Shi et al. fit one layer for each modality, with Adam. A model without fused codes is fitted to the
     codes of all modalities, one after the other, and has no `both`. The calibration is that of probabilities averaged
     over SAMPLES samples of a posterior.
-    indices: int64 (n,) into the training pairs.
+    indices: int64 (n,) into the training pairs; a pair of each class that they lack is added.
     """
     names = list(dataset.shapes)
-    pairs = dataset.train.pairs[indices]
-    labels = dataset.train.labels[names[0]][pairs[:, 0].long()]
+    labels = dataset.train.labels[names[0]][dataset.train.pairs[:, 0].long()]
+    indices = with_every_class(indices, labels)
+    pairs, labels = dataset.train.pairs[indices], labels[indices]
     train, test = (encode_experts(model, split) for split in (dataset.train, dataset.test))
     if model.is_fused:
         codes = fused_posterior(model, dataset.train, pairs, train).mean

@@ -62,8 +62,10 @@ class MultimodalVAE(nn.Module):
 
         images: a batch of every modality. labels: the classes of the pairs, integers (N,).
         progress: the completed fraction of training, in [0, 1]; `schedule` turns it into arguments of `objective`.
-        Raises ValueError unless every modality has an image for each label.
+        Raises ValueError unless every modality has an image for each label, and on an empty batch.
         """
+        if not len(labels):
+            raise ValueError("labels: expected a batch of at least one pair, got none")
         found = {m: len(x) for m, x in images.items()}
         if found != (expected := dict.fromkeys(self.shapes, len(labels))):
             raise ValueError(f"images: expected one of each modality for each label, {expected}, got {found}")

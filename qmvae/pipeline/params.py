@@ -27,6 +27,8 @@ PUBLISHED, SOURCE = "published", "subset"  # the preset of the committed models,
 RESERVED = {  # names that no preset of the file may have
     PUBLISHED: "this name is for the committed models",
     "code": "artifacts/code has the hashes of the code",
+    "site": "reports/site is the website",
+    "bench": "reports/bench has the measurements of speed",
 }
 
 

@@ -105,14 +105,22 @@ def fill(run: Params, builtin: bool) -> None:
         shapes[place / "model.json"] = of_model = checkpoint.load_model(place).shapes
         if {*of_model} != {*run.modalities}:
             own, theirs = (", ".join(names) for names in (run.modalities, of_model))
-            cure = "to use models of your own, set `preset` in the notebook's first code cell to their preset"
+            cure = (
+                "to use models of your own, set `preset` in the notebook's first code cell to their preset; "
+                "else restore `modalities` (`git checkout params.yaml`)"
+            )
             raise files.FileError(f"params.yaml: modalities: found {own}; the committed models have {theirs}; {cure}")
         for file in ("model.safetensors", "model.json", "log.csv"):
             if file != "log.csv" or (place / file).exists():  # only notebook 03 reads a log
                 copy(place / file, target / file)
     for path in (*classifier_files(run, folder / "classifiers"), folder / "classifiers" / "accuracy.json"):
         copy(path, run.artifacts / "classifiers" / path.name)
-    copy(folder.parent / "metrics.json", run.reports / "metrics.json")
+    numbers = folder.parent / "metrics.json"
+    images = files.load_json(folder / "model.json", CURE).get("images")
+    if (found := files.load_json(numbers, CURE).get("images")) != images:
+        cure = "`git checkout reports/subset` brings the committed results back, after you have copied yours"
+        raise files.FileError(f"{numbers}: images: found {found}; the committed models have {images}; {cure}")
+    copy(numbers, run.reports / "metrics.json")
     source, titles = ("builtin", TITLES) if builtin else ("archive", run.images.titles)
     images = sources.read(source, run.data, list(run.modalities), run.images.seed)
     dataset = build(images, titles, run.pairs.multiplier, run.pairs.seed, run.pairs.redraw)

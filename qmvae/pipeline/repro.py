@@ -10,10 +10,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -138,11 +141,22 @@ def commands(root: Path, targets: list[str]) -> list[list[list[str]]]:
 
 
 def run_group(root: Path, group: list[list[str]], lock: int) -> tuple[int, bool]:
-    """Run `dvc` with each list of arguments at the same time; return the first failing exit status, and if Ctrl-C came.
+    """Run `dvc` with each list of arguments at the same time. Return the first failing exit status, and if it stopped.
 
+    SIGTERM and SIGHUP, which reach this process only, end what DVC runs.
     lock: the file descriptor of the lock on the checkout, which the processes hold, too.
     """
-    stopped = False
+    stopped = terminated = False
+
+    def terminate(*_: Any) -> None:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in handlers.items():
+        if handler != signal.SIG_IGN:  # such as SIGHUP under `nohup`
+            signal.signal(number, terminate)
     with surroundings.own_settings():
         environment = surroundings.for_dvc(root)
         processes = [
@@ -153,11 +167,24 @@ def run_group(root: Path, group: list[list[str]], lock: int) -> tuple[int, bool]
         for process in processes:
             while True:
                 try:
-                    statuses.append(process.wait())
+                    statuses.append(process.wait(0.5 if terminated else None))
                     break
                 except KeyboardInterrupt:  # the terminal sent it to all processes; let DVC finish its files
                     stopped = True
+                except subprocess.TimeoutExpired:  # DVC ends after the stage that it runs
+                    end_stages(processes)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     return next((status for status in statuses if status), 0), stopped
+
+
+def end_stages(processes: Iterable[subprocess.Popen]) -> None:
+    """Terminate all that these processes of DVC have started."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    child.terminate()
 
 
 def repro(targets: list[str], preset: str | None, data: str | None) -> int:
@@ -170,6 +197,10 @@ def repro(targets: list[str], preset: str | None, data: str | None) -> int:
         except BlockingIOError:
             raise SystemExit(f"{root}: another `make repro` is running here; wait for it or stop it first") from None
         run = plan(preset, data)
+        if any(target.startswith("ablations") for target in targets) and {*run.modalities} != {"mnist", "svhn"}:
+            cure = "for your own run `python ablations/ablate.py <name>` for each of ablations.changes"
+            fault = f"found {', '.join(run.modalities)}; `make ablations` is about mnist and svhn"
+            raise params.ParamsError(f"params.yaml: modalities: {fault}; {cure}")
         if not targets and "qmvae" not in run.models:  # all figures and notebooks read it
             cure = "add it, or make the numbers only: `python -m qmvae repro metrics`"
             raise params.ParamsError(f"presets.{run.preset}.models: {run.models} lacks qmvae; {cure}")

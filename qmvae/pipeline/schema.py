@@ -278,7 +278,14 @@ MODELS: dict[str, Any] = {name: field.annotation for name, field in Models.model
 class Ablations(Section):
     seed: Seed
     steps: Count
-    changes: Annotated[dict[Name, dict[str, Any]], Field(min_length=1)]  # by ablation: values of the section qmvae
+    changes: dict[Name, dict[str, Any]]  # by ablation: values of the section qmvae
+
+    @model_validator(mode="after")
+    def _complete(self):
+        compared = ("as_it_is", "printed_objective", "no_quadruplet_loss")
+        if missing := [name for name in compared if name not in self.changes]:
+            raise ValueError(f"changes: {missing[0]} is missing; notebooks 09 and 10 compare with it, so keep it")
+        return self
 
 
 class Params(Models):
@@ -296,6 +303,10 @@ class Params(Models):
     training: dict[str, Training]  # by model
     evaluation: Evaluation
     ablations: Ablations
+
+    def batch_size(self, model: str) -> str:
+        """Return where params.yaml has a model's batch size, for messages."""
+        return f"presets.{self.preset}.training.batch_size, or overrides.{model}.batch_size where it has one,"
 
     @property
     def networks(self) -> dict[str, str]:
@@ -338,6 +349,8 @@ class File(Models):
             titles = [preset.images.titles.get(modality, modality) for modality in self.modalities]
             if len(set(titles)) < len(titles):
                 raise ValueError(f"presets.{name}.images.titles: {titles} repeats a title; tables need different ones")
+            if "both" in titles:
+                raise ValueError(f"presets.{name}.images.titles: 'both' is a column of Table 2; give another title")
         taken = ("both", "joint", "all", *get_args(Network))
         if wrong := sorted(n for n in self.modalities if n in taken or "_to_" in f"_{n}_" or n.startswith("subset_")):
             raise ValueError(f"modalities: {wrong[0]!r} would be mistaken for another key; rename it")

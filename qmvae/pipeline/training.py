@@ -212,7 +212,7 @@ def train_one(run: Params, name: str, seed: int) -> None:
         batch_size = run.training[name].batch_size
         if len(dataset.train.pairs) < batch_size:
             raise TrainingError(
-                f"presets.{run.preset}.training.batch_size: {batch_size} is more than the "
-                f"{len(dataset.train.pairs)} training pairs; make it smaller"
+                f"a batch of {batch_size} is more than the {len(dataset.train.pairs)} training pairs; "
+                f"make {run.batch_size(name)} smaller"
             )
         train_seed(run, name, seed, dataset, folder, fingerprint(run, name, seed))
