@@ -8,8 +8,8 @@ from itertools import permutations
 
 import torch
 
-from qmvae.pipeline import artifacts, checkpoint, files, params, tensor_files, training
-from qmvae.pipeline.schema import with_changes
+from qmvae.pipeline import artifacts, checkpoint, files, messages, params, tensor_files, training
+from qmvae.pipeline.schema import by_name
 from qmvae.pipeline.stages.evaluate import make_evaluator, percentages
 
 SAMPLES = 4  # generated images of each condition
@@ -20,9 +20,9 @@ def with_change(run: params.Params, name: str) -> params.Params:
     ablations = run.ablations
     if name not in ablations.changes:
         raise params.ParamsError(f"ablations.changes: no {name!r}; expected one of {', '.join(ablations.changes)}")
-    where, own = f"ablations.changes.{name}", (run.qmvae, run.training["qmvae"])
-    section, settings = with_changes(where, "qmvae", *own, ablations.changes[name], run.modalities)
-    settings = settings.model_copy(update={"steps": ablations.steps, "seeds": [ablations.seed]})
+    where = f"ablations.changes.{name}"
+    section = run.qmvae.changed(where, by_name(where, run.qmvae, ablations.changes[name], run.modalities))
+    settings = run.training["qmvae"].model_copy(update={"steps": ablations.steps, "seeds": [ablations.seed]})
     return run.model_copy(update={"qmvae": section, "training": run.training | {"qmvae": settings}})
 
 
@@ -56,10 +56,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", help="one of ablations.changes in params.yaml")
     name = parser.parse_args().name
-    try:
+    with messages.one_message(f"ablation {name}", "the same command"):
         ablate(params.load(), name)
-    except (params.ParamsError, training.TrainingError, files.FileError, OSError) as error:
-        raise SystemExit(f"ablation {name}: {error}") from None
 
 
 if __name__ == "__main__":

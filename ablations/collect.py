@@ -5,7 +5,7 @@
 
 from itertools import permutations
 
-from qmvae.pipeline import artifacts, files, params, tensor_files
+from qmvae.pipeline import artifacts, files, messages, params, tensor_files
 from qmvae.report import figures
 
 
@@ -42,10 +42,8 @@ def spread(run: params.Params) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    try:
+    with messages.one_message("ablations", "the same command"):
         collect(params.load())
-    except (params.ParamsError, files.FileError, OSError) as error:
-        raise SystemExit(f"ablations: {error}") from None
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ paper's 1,682,040 pairs, which are 131,410 steps of 128 (section 4.1). `python a
 from pathlib import Path
 
 from qmvae.data.dataset import Dataset
-from qmvae.pipeline import artifacts, checkpoint, files, params, training
+from qmvae.pipeline import artifacts, checkpoint, files, messages, params, training
 from qmvae.pipeline.stages.evaluate import make_evaluator
 
 SEED, STEPS = 0, 131_410
@@ -40,14 +40,12 @@ def evaluate(run: params.Params, dataset: Dataset, folder: Path) -> None:
 
 
 def main() -> None:
-    try:
+    with messages.one_message("printed objective", "the same command"):
         run = as_printed(params.load(params.SOURCE))
         dataset = artifacts.load_dataset(run, training.resolve_device(run))
         folder = run.artifacts / "progress" / "printed"
         train(run, dataset, folder)
         evaluate(run, dataset, folder)
-    except (params.ParamsError, training.TrainingError, files.FileError, OSError) as error:
-        raise SystemExit(f"printed objective: {error}") from None
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from qmvae.evaluate.classifiers import CLASSIFIERS, chunk_size
 from qmvae.evaluate.cross_generation import STRONG, sample_indices, share
 from qmvae.evaluate.linear_probe import linear_probe
 from qmvae.model.base import MultimodalVAE
-from qmvae.pipeline import artifacts, datasets, files, params, training
+from qmvae.pipeline import artifacts, datasets, files, messages, params, training
 from qmvae.pipeline.schema import Modality
 from qmvae.pipeline.stages import classifiers, train
 from qmvae.pipeline.stages.evaluate import percentages
@@ -125,10 +125,8 @@ def train_and_evaluate(run: params.Params) -> None:
 
 
 def main() -> None:
-    try:
+    with messages.one_message("three modalities", "the same command"):
         train_and_evaluate(params.load())
-    except (params.ParamsError, training.TrainingError, files.FileError, OSError) as error:
-        raise SystemExit(f"three modalities: {error}") from None
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import pandas as pd
 from pydantic import Field, ValidationError, field_validator
 
 from qmvae.data.dataset import Dataset, hold_out
-from qmvae.pipeline import artifacts, checkpoint, files, params, training
+from qmvae.pipeline import artifacts, checkpoint, files, messages, params, training
 from qmvae.pipeline.schema import Count, ModelName, Name, Sample, Section, Seed, by_name, with_changes
 from qmvae.pipeline.stages.evaluate import make_evaluator
 from qmvae.report import plots, tables
@@ -343,10 +343,8 @@ def run_all(run: params.Params, names: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="entries of ablations/tuning.yaml; all, if none is given")
-    try:
+    with messages.one_message("tuning", "the same command", ValueError):
         run_all(params.load(params.SOURCE), parser.parse_args().names)
-    except (params.ParamsError, training.TrainingError, files.FileError, OSError, ValueError) as error:
-        raise SystemExit(f"tuning: {error}") from None
 
 
 if __name__ == "__main__":

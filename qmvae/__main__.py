@@ -5,7 +5,8 @@ import importlib
 import os
 import sys
 
-EXPECTED = ("ParamsError", "DataError", "TrainingError", "FileError", "JobError")  # messages, without a traceback
+from qmvae.pipeline import messages
+
 TEXTS = {  # the stages in the order of a run, then what helps
     "code": "hash the code of every stage, so that DVC knows which results are stale",
     "inputs": "hash the image files that the preset reads, so that DVC knows which images are stale",
@@ -90,18 +91,10 @@ def main() -> None:
     arguments = parser().parse_args()
     for stream in (sys.stdout, sys.stderr):  # a title may have letters that the terminal's encoding has not
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    try:
+    with messages.one_message(arguments.stage):
         if os.environ.get("QMVAE_JOB"):
             importlib.import_module("qmvae.pipeline.jobs").end_with_parent()
         sys.exit(run(arguments))
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; `make repro` continues from here")
-    except OSError as error:
-        sys.exit(f"cannot continue: {error}; correct that, and `make repro` continues from here")
-    except (ValueError, RuntimeError) as error:
-        if type(error).__name__ not in EXPECTED:
-            raise
-        sys.exit(f"{arguments.stage}: {error}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from tiny import jobs_here, make_data, write_project
 
-from ablations import ablate, collect, printed
+from ablations import ablate, collect, printed, three_modalities, tune
 from qmvae.pipeline import files, params
 from qmvae.pipeline.stages import classifiers
 
@@ -15,7 +15,7 @@ def project(tmp_path, monkeypatch, one_thread):
     jobs_here(monkeypatch)
     path = tmp_path / "params.yaml"
     document = yaml.safe_load(path.read_text())
-    changes = ("as_it_is", "printed_objective", "hardest_negatives")
+    changes = ("as_it_is", "printed_objective", "no_quadruplet_loss", "hardest_negatives")
     every = document["ablations"]["changes"]
     document["ablations"] |= {"steps": 20, "changes": {name: every[name] for name in changes}}
     document["presets"]["tiny"]["classifiers"]["batch_size"] = 16
@@ -40,6 +40,17 @@ def test_the_printed_objective_is_trained_as_the_paper_says(project):
     assert changed.qmvae == run.qmvae.model_copy(update={"objective": "printed"})
     found = changed.training["qmvae"]
     assert (found.steps, found.batch_size, found.lr, found.cooldown) == (131_410, 128, 1e-4, 0.0)
+
+
+@pytest.mark.parametrize("script", [ablate, collect, printed, three_modalities, tune])
+def test_ctrl_c_is_one_message(monkeypatch, script):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(params, "load", stop)
+    monkeypatch.setattr("sys.argv", ["script", "as_it_is"])
+    with pytest.raises(SystemExit, match="stopped; the same command continues from here"):
+        script.main()
 
 
 def test_unknown_and_wrong_changes_are_refused_when_params_yaml_is_read(project):
