@@ -116,8 +116,9 @@ def fill(run: Params, builtin: bool) -> None:
     for path in (*classifier_files(run, folder / "classifiers"), folder / "classifiers" / "accuracy.json"):
         copy(path, run.artifacts / "classifiers" / path.name)
     numbers = folder.parent / "metrics.json"
-    images = files.load_json(folder / "model.json", CURE).get("images")
-    if (found := files.load_json(numbers, CURE).get("images")) != images:
+    about, metrics = (files.load_json(path, CURE) for path in (folder / "model.json", numbers))
+    images, found = about.get("images"), metrics.get("images") if isinstance(metrics, dict) else metrics
+    if found != images:
         cure = "`git checkout reports/subset` brings the committed results back, after you have copied yours"
         raise files.FileError(f"{numbers}: images: found {found}; the committed models have {images}; {cure}")
     copy(numbers, run.reports / "metrics.json")
