@@ -275,7 +275,8 @@ def test_two_at_once_the_second_is_told(project):
         (
             ["qmvae"],
             {"batch_size": 5000},
-            "a batch of 5000 is more than the .* pairs; make .*training.batch_size, or overrides.qmvae.batch_size",
+            "a batch of 5000 is more than the .* training pairs; make presets.tiny.training.batch_size, "
+            "or overrides.qmvae.batch_size where it has one, smaller",
         ),
         (["gan"], {}, f"train: model 'gan': expected one of {', '.join(MODELS)}"),
     ],
