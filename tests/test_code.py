@@ -60,38 +60,38 @@ def project(tmp_path_factory):
 
 
 TRACER = """if True:
-    import runpy, sys
-    sys.argv = ["qmvae", *sys.argv[1:]]
-    try:
-        runpy.run_module("qmvae", run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        assert not end.code, end.code
+    import sys
+    from qmvae.__main__ import main
+    for arguments in sys.argv[1:]:
+        sys.argv = ["qmvae", *arguments.split()]
+        try:
+            main()
+        except SystemExit as end:
+            assert not end.code, end.code
     files = {getattr(module, "__file__", None) or "" for name, module in sys.modules.items() if name[:5] == "qmvae"}
     print("LOADED", *sorted(files - {""}))
 """
 
 
 @pytest.mark.parametrize(
-    "command",
+    "commands",
     [
-        "data",
-        "classifiers mnist",
-        "classifiers",
-        "train qmvae --seed 0",
-        "train mmvae --seed 0",
-        "train qmvae",
-        "evaluate qmvae",
+        ["data"],
+        ["classifiers mnist", "classifiers"],
+        ["train qmvae --seed 0", "train mmvae --seed 0", "train qmvae"],
+        ["evaluate qmvae"],
     ],
+    ids=lambda commands: commands[0].split()[0],
 )
-def test_what_a_stage_loads_is_in_its_hash(project, command):
+def test_what_a_stage_loads_is_in_its_hash(project, commands):
     """The imports as they happen, against the imports as they are written."""
     process = subprocess.run(
-        [sys.executable, "-c", TRACER, *command.split()], cwd=project, env=environment(), capture_output=True, text=True
+        [sys.executable, "-c", TRACER, *commands], cwd=project, env=environment(), capture_output=True, text=True
     )
     assert process.returncode == 0, process.stderr
     loaded = process.stdout.splitlines()[-1].split()[1:]
     loaded = {file.removeprefix(f"{ROOT}/") for file in loaded}
-    hashed = set(code.closure(ROOT, code.stage_sources(ROOT)[command.split()[0]]))
+    hashed = set(code.closure(ROOT, code.stage_sources(ROOT)[commands[0].split()[0]]))
     assert "qmvae/pipeline/datasets.py" in loaded and loaded - code.EXEMPT <= hashed
 
 
