@@ -378,6 +378,7 @@ def test_seeds_side_by_side_end_in_the_bytes_of_each_alone(project, capsys):
     command = [sys.executable, "-m", "qmvae", "train", "qmvae"]
     said = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
     assert "step 20 of 30" in said and outcome(run.artifacts / "models") == alone
+    capsys.readouterr()
     stage.run(run, ["qmvae"])
     assert capsys.readouterr().out.count("kept") == 2
 
