@@ -1,5 +1,6 @@
 """Images of one's own, from README's example to the last notebook: few, in colour first, of three modalities, ..."""
 
+import copy
 import functools
 import re
 import shutil
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tiny import ROOT, jobs_here, make_data, write_archives, write_project
+from tiny import COMMITTED, ROOT, jobs_here, make_data, write_archives, write_project
 
 from qmvae.data.checks import DataError
 from qmvae.evaluate import cross_generation
@@ -41,7 +42,7 @@ def write_own(folder: Path, lines: str, seeds=(0,), qmvae=None, **archives) -> N
 
     qmvae: other values of Q-MVAE.
     """
-    document = yaml.safe_load((ROOT / "params.yaml").read_text()) | yaml.safe_load(lines)
+    document = copy.deepcopy(COMMITTED) | yaml.safe_load(lines)
     preset = document["presets"][document["preset"]]
     preset["training"] |= {"seeds": list(seeds), "steps": 6, "batch_size": 16, "precision": "float32"}
     preset["training"] |= {"checkpoint_every": 4, "log_every": 2}

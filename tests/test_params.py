@@ -3,18 +3,15 @@
 import copy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from tiny import COMMITTED, ROOT
 
 import qmvae
 from ablations.ablate import with_change
 from qmvae.pipeline.files import FileError
 from qmvae.pipeline.params import ParamsError, find_root, load, switch
-
-ROOT = Path(__file__).parents[1]
-COMMITTED = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
 @pytest.mark.parametrize("preset", ["quick", "subset", "paper"])

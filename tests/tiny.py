@@ -13,6 +13,7 @@ from qmvae.pipeline import params
 from qmvae.pipeline.stages import classifiers, data, evaluate, train
 
 ROOT = Path(__file__).parents[1]
+COMMITTED = yaml.safe_load((ROOT / "params.yaml").read_text())
 SHAPES = {"mnist": (16, 16), "svhn": (16, 16, 3)}
 
 
@@ -39,8 +40,8 @@ def write_archives(
 
 def write_params(folder: Path, **training) -> None:
     """Write params.yaml: the committed one, with `tiny` as its only preset, and a small MMVAE and DMVAE."""
-    document = yaml.safe_load((ROOT / "params.yaml").read_text())
-    subset = copy.deepcopy(document["presets"]["subset"])
+    document = copy.deepcopy(COMMITTED)
+    subset = document["presets"]["subset"]
     subset["training"] = dict(
         seeds=[0, 1], steps=30, batch_size=16, lr=0.001, precision="float32", compile="off", cooldown=0.5,
         checkpoint_every=10, log_every=5,
