@@ -243,7 +243,7 @@ def test_the_modalities_keep_their_order_when_params_yaml_changes_it(tmp_path):
     run = make_data(write_project(tmp_path))
     split = load_dataset(run.artifacts / "data", list(reversed(run.modalities))).train
     assert list(split.images) == ["mnist", "svhn"]  # DVC takes the two files for equal, so the pairs must stay right
-    assert torch.equal(split.labels["mnist"][split.pairs[:, 0].long()], split.labels["svhn"][split.pairs[:, 1].long()])
+    assert torch.equal(split.pair_labels, split.labels["svhn"][split.pairs[:, 1].long()])
 
 
 def test_the_command_says_what_it_made(tmp_path, capsys):

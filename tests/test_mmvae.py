@@ -354,6 +354,15 @@ def test_the_second_pass_decodes_only_samples_above_epsilon(monkeypatch, epsilon
     assert seen == [(size, False) for size in (100, 100, 88) for _ in range(3)] + [(kept, True)] * 3
 
 
+def test_of_larger_images_fewer_are_decoded_at_a_time(monkeypatch):
+    model, images, labels = pointed(1e-12)
+    model.shapes = dict.fromkeys(model.shapes, (1, 64, 64))  # four times the pixels of 32x32
+    seen = decoded(monkeypatch, model)
+    terms_and_gradients(model, images, labels)
+    assert {size for size, gradients in seen if not gradients} == {mmvae.CHUNK // 4, 288 % (mmvae.CHUNK // 4)}
+    assert {size for size, gradients in seen if gradients} == {mmvae.GRADIENT_CHUNK // 4}
+
+
 @pytest.mark.parametrize("changes", [{"epsilon": 0}, {"samples": 1}, {"objective": "elbo"}], ids=str)
 def test_one_pass_where_two_would_save_nothing(monkeypatch, changes):
     model, images, labels = pointed(**{"epsilon": 1e-6} | changes)

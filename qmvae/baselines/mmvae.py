@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from qmvae.model.base import Images, MultimodalVAE
-from qmvae.model.networks import Encoder
+from qmvae.model.networks import Encoder, images_at_a_time
 
-CHUNK = 512  # samples of z that the pass without gradients decodes at a time: 60 MB for images of 32x32
-AT_ONCE = 768  # up to this many samples, the second pass decodes those above epsilon at once: at most 0.6 GB
-GRADIENT_CHUNK = 128  # with more samples, this many at a time: 0.1 GB
+# How many samples are decoded at a time, for images of 32x32 pixels; see `images_at_a_time`
+CHUNK = 512  # in the pass without gradients: 60 MB
+AT_ONCE = 768  # up to this many samples in all, the second pass decodes those above epsilon at once: at most 0.6 GB
+GRADIENT_CHUNK = 128  # with more samples, this many: 0.1 GB
 
 
 class Laplace(NamedTuple):
@@ -168,7 +169,8 @@ class MMVAE(MultimodalVAE):
         `objective` makes one pass.
         """
         log_ratio = self.log_densities(experts, z)[1]
-        parts = (part.split(CHUNK) for part in (log_ratio.flatten(), z.flatten(0, 2), pair_indices(z)))
+        chunk = images_at_a_time(CHUNK, *self.shapes.values())
+        parts = (part.split(chunk) for part in (log_ratio.flatten(), z.flatten(0, 2), pair_indices(z)))
         log_w = torch.cat([self.add_log_likelihoods(images, *part) for part in zip(*parts, strict=True)])
         weights = log_w.view_as(log_ratio).softmax(dim=1).flatten()
         return log_w, (weights > self.config.epsilon).nonzero().squeeze(1)
@@ -192,13 +194,14 @@ class MMVAE(MultimodalVAE):
             return self.add_log_likelihoods(images, *flat).view_as(log_ratio)
         log_w, kept = first
         log_w = log_w + (flat[0] - flat[0].detach())  # adds the gradient of log_ratio and the value 0
-        if log_w.numel() <= AT_ONCE:
+        at_once, chunk = (images_at_a_time(count, *self.shapes.values()) for count in (AT_ONCE, GRADIENT_CHUNK))
+        if log_w.numel() <= at_once:
             second = self.add_log_likelihoods(images, *(part[kept] for part in flat))
         else:
             # some samples twice, so that all chunks have one size: freed memory of other sizes is not used again
-            full = kept[torch.arange(-len(kept) % GRADIENT_CHUNK + len(kept), device=kept.device) % len(kept)]
-            chunks = zip(*(part[full].split(GRADIENT_CHUNK) for part in flat), strict=True)
-            decoded = (checkpoint(self.add_log_likelihoods, images, *chunk, use_reentrant=False) for chunk in chunks)
+            full = kept[torch.arange(-len(kept) % chunk + len(kept), device=kept.device) % len(kept)]
+            parts = zip(*(part[full].split(chunk) for part in flat), strict=True)
+            decoded = (checkpoint(self.add_log_likelihoods, images, *part, use_reentrant=False) for part in parts)
             second = torch.cat(list(decoded))[: len(kept)]
         return log_w.scatter(0, kept, second).view_as(log_ratio)
 

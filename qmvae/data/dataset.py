@@ -23,6 +23,12 @@ class Split:
     labels: dict[str, Tensor]  # by modality: int64 (N,)
     pairs: Tensor  # int32 (P, M): column m has indices into the images of the m-th modality; a row is of one class
 
+    @property
+    def pair_labels(self) -> Tensor:
+        """The class of each pair, int64 (P,)."""
+        first = next(iter(self.labels))
+        return self.labels[first][self.pairs[:, 0].long()]
+
     def batch(self, indices: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return B pairs: the images by modality, float32 (B, C, H, W) in [0, 1], and the labels, int64 (B,).
 

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from qmvae.data.dataset import Split
-from qmvae.model.networks import shifted
+from qmvae.model.networks import images_at_a_time, shifted
 from qmvae.train import BatchSampler, lr_scale
 
-CHUNK = 1000  # images of 32x32 pixels or less that a network gets at a time; of larger ones, as many pixels
+CHUNK = 1000  # images that a network gets at a time, see `images_at_a_time`
 
 
 class Classifier(nn.Module):
@@ -80,11 +80,8 @@ CLASSIFIERS: dict[str, type[Classifier] | type[StrongClassifier]] = {
 
 
 def chunk_size(*shapes: tuple[int, ...]) -> int:
-    """Return the number of images that a network gets at a time, for the largest of the shapes (C, H, W).
-
-    So memory does not grow with the images: the stronger classifier needs about 0.3 GB for a chunk.
-    """
-    return max(1, min(CHUNK, CHUNK * 32 * 32 // max(height * width for _, height, width in shapes)))
+    """Return `images_at_a_time` of CHUNK for the shapes (C, H, W): the stronger classifier then needs about 0.3 GB."""
+    return images_at_a_time(CHUNK, *shapes)
 
 
 def float_chunks(images: Tensor, size: int | None = None) -> Iterator[Tensor]:
@@ -111,8 +108,7 @@ def majority_class(labels: Tensor) -> float:
 
 def chance_levels(split: Split) -> dict[str, float]:
     """Return the chance level of each modality's images, by modality, and of the pairs as `both`."""
-    first = next(iter(split.labels))
-    labels = split.labels | {"both": split.labels[first][split.pairs[:, 0].long()]}
+    labels = split.labels | {"both": split.pair_labels}
     return {name: majority_class(values) for name, values in labels.items()}
 
 

@@ -63,7 +63,7 @@ def linear_probe(model: MultimodalVAE, dataset: Dataset, indices: Tensor) -> tup
     indices: int64 (n,) into the training pairs; a pair of each class that they lack is added.
     """
     names = list(dataset.shapes)
-    labels = dataset.train.labels[names[0]][dataset.train.pairs[:, 0].long()]
+    labels = dataset.train.pair_labels
     indices = with_every_class(indices, labels)
     pairs, labels = dataset.train.pairs[indices], labels[indices]
     train, test = (encode_experts(model, split) for split in (dataset.train, dataset.test))
@@ -89,9 +89,8 @@ def linear_probe(model: MultimodalVAE, dataset: Dataset, indices: Tensor) -> tup
     for name in names:
         score(name, model.fuse({name: test[name]}), dataset.test.labels[name])
     if model.is_fused:
-        pairs = dataset.test.pairs
-        truth = dataset.test.labels[names[0]][pairs[:, 0].long()]
-        score("both", fused_posterior(model, dataset.test, pairs, test), truth)
+        both = fused_posterior(model, dataset.test, dataset.test.pairs, test)
+        score("both", both, dataset.test.pair_labels)
     return accuracies, calibration
 
 

@@ -19,6 +19,16 @@ from qmvae.model.gaussian import Gaussian
 Shape = tuple[int, int, int]  # channels, height and width of one image
 
 
+def images_at_a_time(count: int, *shapes: tuple[int, ...]) -> int:
+    """Return how many images a network should get at a time, so that its memory does not grow with their size.
+
+    `count` of them up to 32x32 pixels, of larger ones as many pixels, but one image at least. shapes: (C, H, W) each;
+    the one with most pixels decides.
+    """
+    pixels = max(height * width for _, height, width in shapes)
+    return max(1, min(count, count * 32 * 32 // pixels))
+
+
 def mlp_encoder(shape: Shape, outputs: int) -> nn.Sequential:
     """Return a fully connected network from images (N, C, H, W) to (N, outputs), with one hidden layer."""
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 400), nn.ReLU(), nn.Linear(400, outputs))

@@ -304,8 +304,8 @@ class Params(Models):
     evaluation: Evaluation
     ablations: Ablations
 
-    def batch_size(self, model: str) -> str:
-        """Return where params.yaml has a model's batch size, for messages."""
+    def batch_size_key(self, model: str) -> str:
+        """Return the place of a model's batch size in params.yaml, for messages."""
         return f"presets.{self.preset}.training.batch_size, or overrides.{model}.batch_size where it has one,"
 
     @property

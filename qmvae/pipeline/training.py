@@ -213,6 +213,6 @@ def train_one(run: Params, name: str, seed: int) -> None:
         if len(dataset.train.pairs) < batch_size:
             raise TrainingError(
                 f"a batch of {batch_size} is more than the {len(dataset.train.pairs)} training pairs; "
-                f"make {run.batch_size(name)} smaller"
+                f"make {run.batch_size_key(name)} smaller"
             )
         train_seed(run, name, seed, dataset, folder, fingerprint(run, name, seed))

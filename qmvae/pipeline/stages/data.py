@@ -36,7 +36,7 @@ def run(params: Params) -> None:
         check_enough(f"{where}: train_images", len(arrays["train_images"]), *batch)
     dataset = build(found, images.titles, pairs.multiplier, pairs.seed, pairs.redraw)
     largest = max(params.models, key=lambda model: params.training[model].batch_size)
-    batch = params.training[largest].batch_size, params.batch_size(largest)
+    batch = params.training[largest].batch_size, params.batch_size_key(largest)
     check_enough("training pairs", len(dataset.train.pairs), *batch)
     save_dataset(dataset, params.artifacts / "data")
     for i, (name, (channels, height, width)) in enumerate(dataset.shapes.items()):
