@@ -97,7 +97,7 @@ def check(*changes) -> str:
 every_kind = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
-@settings(every_kind, max_examples=150)
+@settings(every_kind, max_examples=250)
 @given(st.lists(edits, min_size=1, max_size=3))
 def test_edited_documents(changes):
     check(*changes)
@@ -127,7 +127,7 @@ SCRAPS += [b"\0", b"%", b"'", b"|", b"---\n"]
 cuts = st.tuples(st.integers(0, len(TEXT)), st.integers(0, 40), st.sampled_from(SCRAPS) | st.binary(max_size=6))
 
 
-@settings(every_kind, max_examples=100)
+@settings(every_kind, max_examples=150)
 @given(st.lists(cuts, min_size=1, max_size=3))
 def test_damaged_texts(changes):
     text = TEXT
