@@ -41,6 +41,8 @@ def test_mixture_moments_and_samples():
         sample = mixture.rsample()[:, d]
         assert sample.mean().item() == pytest.approx(mean.item(), abs=0.03)
         assert sample.var().item() == pytest.approx(variance.item(), rel=0.05)
+    far = Mixture(Laplace(torch.full((2, 1, 2), 10.0), torch.full((2, 1, 2), 1e-3)))  # in float32 10^2 hides 1e-3^2
+    torch.testing.assert_close(far.logvar, torch.full((1, 2), math.log(2e-6)))
 
 
 def test_scales_add_up_to_the_number_of_dimensions():

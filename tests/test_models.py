@@ -222,6 +222,17 @@ def calls(model, x, y):
 
 
 @every
+def test_the_terms_have_the_dtype_of_the_codes(name):
+    """So float64 runs, and in bfloat16 no term is rounded to two digits."""
+    model, images, labels = make(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = model.loss(images, labels)
+    assert {term.dtype for term in terms.values()} == {torch.float32}
+    terms = model.double().loss({m: x.double() for m, x in images.items()}, labels)
+    assert {term.dtype for term in terms.values()} == {torch.float64}
+
+
+@every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_images_may_be_whatever_torch_turns_into_a_tensor_of_floats(name, dtype):
     model, images, _ = make(name)

@@ -38,6 +38,16 @@ def test_a_large_class_that_spreads_out_does_not_make_the_class_share_negative()
     assert class_share(codes, labels) > 0
 
 
+def test_the_class_share_of_codes_that_are_close_to_each_other():
+    torch.manual_seed(0)
+    labels, noise = torch.arange(128) % 10, torch.randn(128, 10).double()
+    for spread in (1e-1, 1e-2, 1e-3):
+        codes = 3 + spread * noise
+        assert class_share(codes.float(), labels).item() == pytest.approx(class_share(codes, labels).item(), abs=1e-3)
+    for count in (26, 128):
+        assert class_share(torch.full((count, 10), 3.1), labels[:count]).item() == pytest.approx(1, abs=0.1)
+
+
 @pytest.mark.parametrize("labels", [[1, 1, 1], [0, 1, 2], [0]])
 def test_batches_of_one_class_or_of_single_images_have_no_distance(labels):
     codes = torch.randn(len(labels), 3, requires_grad=True)

@@ -3,7 +3,7 @@
 import pytest
 from scipy.stats import ttest_rel
 
-from qmvae.report.verdicts import AT_CHANCE, Claim, decide, holm, pairs, trained
+from qmvae.report.verdicts import AT_CHANCE, Claim, decide, holm, paired_p, pairs, trained
 
 
 def seeds(*values):
@@ -49,6 +49,13 @@ def test_seeds_that_do_not_differ_decide_nothing_and_take_nothing_from_the_other
     found = decide([Claim("a", same, same), Claim("b", strong, lost)])
     assert found.verdict.tolist() == ["the other sign, not decided", "holds"]
     assert found["measured here"][0] == "+0.0 points (2 seeds, p = 1.00)"
+
+
+@pytest.mark.parametrize("values", [[(0.9, 0.8), (0.8, 0.7)], [(0.9, 0.8), (0.85, 0.75), (0.88, 0.78)]])
+def test_a_difference_without_spread_is_no_evidence(values):
+    assert paired_p(values) == 1.0
+    larger, smaller = (seeds(*part) for part in zip(*values, strict=True))
+    assert decide([Claim("a", larger, smaller)]).verdict[0] == "the claimed sign, not decided"
 
 
 def test_a_distance_is_not_told_in_points():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from qmvae.baselines.jmvae import JointEncoder, gaussian_kl
 from qmvae.model.base import Images, MultimodalVAE, warm_up
 from qmvae.model.gaussian import Gaussian
-from qmvae.model.networks import NETWORKS, GaussianEncoder, Shape, decoder
+from qmvae.model.networks import NETWORKS, Decoder, GaussianEncoder, Shape
 
 
 class Conditional(nn.Module):
@@ -26,7 +26,7 @@ class Conditional(nn.Module):
         self.prior = GaussianEncoder(networks[source], shapes[source], size)
         self.recognition = JointEncoder(networks, shapes, features, size)
         self.condition = nn.Sequential(NETWORKS[networks[source]][0](shapes[source], features), nn.ReLU())
-        self.decoder = decoder(networks[target], size + features, shapes[target])
+        self.decoder = Decoder(networks[target], size + features, shapes[target])
 
     def decode(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the mean of p(y|z,x), (N, C, H, W) in [0, 1], for x (N, C, H, W) in [0, 1] and z (N, size)."""

@@ -36,8 +36,8 @@ class Discriminator(nn.Module):
         self.score = nn.Sequential(leaky_mlp(2 * half, width, width), nn.Linear(width, 1))
 
     def forward(self, z: Tensor, h: Tensor) -> Tensor:
-        """Return T, (N,), for codes (N, shared) and (N, private)."""
-        return self.score(torch.cat([self.shared(z), self.private(h)], dim=1)).squeeze(1)
+        """Return T, (N,), for codes (N, shared) and (N, private), with their dtype, also under autocast."""
+        return self.score(torch.cat([self.shared(z), self.private(h)], dim=1)).squeeze(1).to(z.dtype)
 
 
 def density_ratio(discriminator: Discriminator, z: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,7 +66,8 @@ def nt_xent(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     """
     codes = F.normalize(torch.cat([a, b]), dim=1)
     diagonal = torch.eye(len(codes), dtype=torch.bool, device=codes.device)
-    similarity = (codes @ codes.T / temperature).masked_fill(diagonal, -torch.inf)
+    with torch.autocast(codes.device.type, enabled=False):  # bfloat16 has two digits, which the temperature magnifies
+        similarity = (codes @ codes.T / temperature).masked_fill(diagonal, -torch.inf)
     partner = torch.arange(len(codes), device=codes.device).roll(len(a))
     return F.cross_entropy(similarity, partner)
 

@@ -60,10 +60,9 @@ class Mixture(NamedTuple):
     def logvar(self) -> Tensor:
         """The logarithm of the variance of each dimension of the mixture, (N, D).
 
-        variance = 1/M sum_m (variance_m + mean_m^2) - mean^2
+        variance = 1/M sum_m (variance_m + (mean_m - mean)^2)
         """
-        second_moment = (self.experts.logvar.exp() + self.experts.mean.square()).mean(dim=0)
-        return (second_moment - self.mean.square()).log()
+        return (self.experts.logvar.exp() + (self.experts.mean - self.mean).square()).mean(dim=0).log()
 
     def rsample(self, generator: torch.Generator | None = None) -> Tensor:
         """Return a sample of the mixture, (N, D): each row is a sample of one expert, chosen with probability 1/M.

@@ -28,7 +28,8 @@ def thickness(images: Tensor) -> Tensor:
 
     thickness = 2 sum_i x_i / outline,  outline = the sum of |x_i - x_j| over all neighbouring pixels i, j
 
-    x are the brightnesses in [0, 1]. The outline is the length of both edges of the strokes.
+    x are the brightnesses in [0, 1]. The outline is the length of both edges of the strokes, in
+    steps along rows and columns. So a stroke at 45 degrees counts as 0.7 times as thick as an upright one.
     """
     ink = images.flatten(1).sum(dim=1)
     outline = images.diff(dim=2).abs().flatten(1).sum(dim=1) + images.diff(dim=3).abs().flatten(1).sum(dim=1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qmvae.model.gaussian import Gaussian, log_likelihood, product_of_experts
-from qmvae.model.networks import GaussianEncoder, Shape, decoder
+from qmvae.model.networks import Decoder, GaussianEncoder, Shape
 
 # modality -> float images (N, C, H, W) in [0, 1]; row i of every modality belongs to pair i, one image of each
 Images = Mapping[str, Tensor]
@@ -51,7 +51,7 @@ class MultimodalVAE(nn.Module):
         self.private_encoders = nn.ModuleDict(
             {m: GaussianEncoder(networks[m], shapes[m], self.sizes["private"]) for m in shapes if self.sizes["private"]}
         )
-        self.decoders = nn.ModuleDict({m: decoder(networks[m], sum(self.sizes.values()), shapes[m]) for m in shapes})
+        self.decoders = nn.ModuleDict({m: Decoder(networks[m], sum(self.sizes.values()), shapes[m]) for m in shapes})
 
     # Training
 

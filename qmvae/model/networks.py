@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from qmvae.model.gaussian import Gaussian
 
@@ -35,11 +34,8 @@ def mlp_encoder(shape: Shape, outputs: int) -> nn.Sequential:
 
 
 def mlp_decoder(inputs: int, shape: Shape) -> nn.Sequential:
-    """Return a fully connected network from codes (N, inputs) to images (N, C, H, W) in [0, 1]."""
-    pixels = math.prod(shape)
-    return nn.Sequential(
-        nn.Linear(inputs, 400), nn.ReLU(), nn.Linear(400, pixels), nn.Unflatten(1, shape), nn.Sigmoid()
-    )
+    """Return a fully connected network from codes (N, inputs) to the logits of images, (N, C, H, W)."""
+    return nn.Sequential(nn.Linear(inputs, 400), nn.ReLU(), nn.Linear(400, math.prod(shape)), nn.Unflatten(1, shape))
 
 
 class Centre(nn.Module):
@@ -75,7 +71,7 @@ def conv_encoder(shape: Shape, outputs: int) -> nn.Sequential:
 
 
 def conv_decoder(inputs: int, shape: Shape) -> nn.Sequential:
-    """Return a convolutional network from codes (N, inputs) to images (N, C, H, W) in [0, 1].
+    """Return a convolutional network from codes (N, inputs) to the logits of images, (N, C, H, W).
 
     H and W must be divisible by 8.
     """
@@ -85,7 +81,7 @@ def conv_decoder(inputs: int, shape: Shape) -> nn.Sequential:
         nn.Linear(inputs, math.prod(small)), nn.Unflatten(1, small), nn.ReLU(),
         nn.ConvTranspose2d(128, 64, 3, stride=2, padding=1, output_padding=1), nn.ReLU(),
         nn.ConvTranspose2d(64, 32, 3, stride=2, padding=1, output_padding=1), nn.ReLU(),
-        nn.ConvTranspose2d(32, channels, 3, stride=2, padding=1, output_padding=1), nn.Sigmoid(),
+        nn.ConvTranspose2d(32, channels, 3, stride=2, padding=1, output_padding=1),
     )  # fmt: skip
 
 
@@ -119,12 +115,22 @@ class GaussianEncoder(Encoder):
         return Gaussian(*super().forward(images))
 
 
-def decoder(network: str, size: int, shape: Shape) -> nn.Sequential:
-    """Return the network from codes (N, size) to the mean of p(image|code), (N, C, H, W) in [0, 1].
+class Decoder(nn.Sequential):
+    """A network from codes to the mean of p(image|code).
 
-    network: a key of NETWORKS. shape: (C, H, W) of one image.
+    network: a key of NETWORKS. size: the number of dimensions of the code. shape: (C, H, W) of one image.
     """
-    return NETWORKS[network][1](size, shape)
+
+    def __init__(self, network: str, size: int, shape: Shape):
+        super().__init__(*NETWORKS[network][1](size, shape))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Return the mean, (N, C, H, W) in [0, 1], for codes (N, size).
+
+        It has the dtype of the codes, even if autocast runs the network in bfloat16. There the sigmoid of a logit above
+        6.3 would be exactly 1, without a gradient.
+        """
+        return super().forward(codes).to(codes.dtype).sigmoid()
 
 
 def frozen(network: nn.Module, *inputs: Tensor) -> Any:
@@ -138,9 +144,10 @@ def shifted(images: Tensor, most: int) -> Tensor:
 
     The outermost pixels are repeated where an image moved away.
     """
-    down, right = torch.randint(2 * most + 1, (2,)).tolist()
-    height, width = images.shape[2:]
-    # torch.compile mistakes the layout of this gradient for images that are channels_last (torch 2.14)
-    padded = F.pad(images.contiguous(), (most, most, most, most), mode="replicate")
-    moved = padded[:, :, down : down + height, right : right + width]
-    return moved.contiguous(memory_format=torch.channels_last)
+    for dim, move in zip((2, 3), torch.randint(2 * most + 1, (2,)).tolist(), strict=True):
+        size = images.shape[dim]
+        first, last = (images.narrow(dim, i, 1) for i in (0, size - 1))
+        # the gradient of F.pad's replication has no fixed order of sums on a GPU
+        padded = torch.cat([first] * most + [images] + [last] * most, dim)
+        images = padded.narrow(dim, move, size)
+    return images.contiguous(memory_format=torch.channels_last)

@@ -18,7 +18,7 @@ def hinge(code: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Te
 
 
 def class_share(codes: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of the distance between codes that their classes explain, a scalar: 0 if none, in expectation.
+    """Return the share of the distance between codes that their classes explain, a scalar: about 0 if none.
 
     1 - W / B,  B = 1/(K (K-1)) sum_{a != b} E||h_a - h_b||,  W = 1/K sum_a E||h_a - h'_a||
 
@@ -29,7 +29,8 @@ def class_share(codes: Tensor, labels: Tensor) -> Tensor:
 
     codes: (N, D). labels: integers (N,). The K classes are those with two codes or more; fewer than two give 0.
     """
-    distance = torch.cdist(codes, codes)
+    # by differences: from products, distances of codes that are close to each other would be inexact
+    distance = torch.cdist(codes, codes, compute_mode="donot_use_mm_for_euclid_dist")
     same = labels[:, None] == labels[None, :]
     size = same.sum(dim=1).to(codes.dtype)  # of each row's class
     counts = size > 1
@@ -113,10 +114,10 @@ class TranslatedQMVAE(QMVAE):
         other = (torch.arange(count, device=device) + step) % count
         differs = labels != labels[other]
         own = shared[name].mean.detach()
-        digit, style = torch.zeros((), device=device), torch.zeros((), device=device)
+        digit = style = own.new_zeros(())
         for z in (q.mean.detach() for m, q in shared.items() if m != name):
             h = Gaussian(*(part[other] for part in private[name])).rsample().detach()
-            x = self.decode(name, z, h).float()
+            x = self.decode(name, z, h)
             mu = frozen(self.shared_encoders[name], shifted(x, config.shift)).mean
             digit = digit + (hinge(mu, z, own[other], config.alpha1) * differs).mean()
             if config.style[name]:

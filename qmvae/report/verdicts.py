@@ -1,8 +1,7 @@
 """Verdicts on the paper's claims from the seeds of our runs: paired t-tests, corrected for their number."""
 
 from collections.abc import Mapping, Sequence
-from math import isnan
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 import pandas as pd
@@ -40,9 +39,13 @@ def pairs(a: Mapping[str, float], b: Mapping[str, float]) -> list[tuple[float, f
 
 
 def paired_p(values: Sequence[tuple[float, float]]) -> float:
-    """Return the p-value of a paired t-test over two seeds or more, 1 if none differs, where the test is undefined."""
-    p = float(ttest_rel(*zip(*values, strict=True)).pvalue)
-    return 1.0 if isnan(p) else p
+    """Return the p-value of a paired t-test over two seeds or more.
+
+    It is 1 if the difference of all seeds is the same but for rounding: the test has no spread to compare it with.
+    """
+    if stdev(a - b for a, b in values) < 1e-9:
+        return 1.0
+    return float(ttest_rel(*zip(*values, strict=True)).pvalue)
 
 
 def counted(seeds: int) -> str:
