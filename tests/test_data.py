@@ -215,7 +215,7 @@ def test_what_is_saved_is_loaded(tmp_path):
             assert torch.equal(before.images[name], after.images[name]) and before.images[name].dtype == torch.uint8
             assert torch.equal(before.labels[name], after.labels[name])
     written = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert written.keys() == {"images.safetensors", "pairs.safetensors"}
+    assert written.keys() == {"images.safetensors", "pairs.safetensors", "titles.json"}
     save_dataset(build_as(run), folder)
     assert written == {path.name: path.read_bytes() for path in folder.iterdir()}  # DVC sees no change
 
@@ -233,6 +233,9 @@ def test_files_that_do_not_fit_are_named(tmp_path):
     tensors, _ = tensor_files.load(pairs)
     tensor_files.save(pairs, tensors | {"test": tensors["train"] + 40})
     with pytest.raises(files.FileError, match="test: the pairs are not of these images.*dvc repro"):
+        load_dataset(folder, run.modalities)
+    tensor_files.save(pairs, tensors | {"train": tensors["train"].roll(1, dims=0) + torch.tensor([[0, 1]])})
+    with pytest.raises(files.FileError, match="train: the (images of a pair are of two classes|pairs are not)"):
         load_dataset(folder, run.modalities)
     pairs.write_bytes(pairs.read_bytes()[:-9])
     with pytest.raises(files.FileError, match="pairs.safetensors.*dvc repro"):

@@ -318,6 +318,11 @@ def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch, one_thread
     assert first.loc["chance level", ("svhn_to_mnist", "strong", "mean")] == pytest.approx(10)
     assert second.loc["Q-MVAE", ("both", "ours", "mean")] > 90 and len(tables.style(found, run.images.titles)) == 15
 
+    longer = run.training["qmvae"].model_copy(update={"steps": 61})
+    asked = run.model_copy(update={"training": run.training | {"qmvae": longer}})
+    with pytest.raises(files.FileError, match="model.json: trained for 60 steps, params.yaml asks for 61; run `python"):
+        evaluate.evaluate(asked, "qmvae")
+
     before, path = evaluate.fingerprint(run, "qmvae"), run.model_folder("qmvae", 1) / "model.json"
     path.write_text(path.read_text().replace('"test_time": "mean"', '"test_time": "sample"'))  # the weights stay
     assert evaluate.fingerprint(run, "qmvae") != before

@@ -68,6 +68,7 @@ DOORS = {  # every file that the package reads, and what reads it
     "data/mnist.npz": lambda path, run: read_archives(run),
     f"{TINY}/data/images.safetensors": lambda path, run: artifacts.load_dataset(run),
     f"{TINY}/data/pairs.safetensors": lambda path, run: artifacts.load_dataset(run),
+    f"{TINY}/data/titles.json": lambda path, run: artifacts.load_dataset(run),
     f"{TINY}/progress/qmvae/seed-0/checkpoint.safetensors": as_resume,
     f"{TINY}/progress/qmvae/seed-0/model.json": as_resume,
     f"{TINY}/progress/evaluation/qmvae.json": lambda path, run: files.has_fingerprint(path, ""),

@@ -234,6 +234,45 @@ def test_switch_changes_one_line_and_keeps_the_comments(tmp_path):
     assert load(root=tmp_path).data == tmp_path / "../some where: else"
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("preset: quick ", 'preset:   "quick" ').replace("folder: data ", "'folder': 'a''s' "),
+        lambda text: text.replace("preset: quick           # quick", "preset: quick# no comment\n# quick"),
+    ],
+)
+def test_switch_changes_no_other_character(tmp_path, edit):
+    path = tmp_path / "elsewhere.yaml"
+    before = edit((ROOT / "params.yaml").read_text())
+    path.write_bytes(before.encode())
+    path.chmod(0o600)
+    (tmp_path / "params.yaml").symlink_to(path)
+    switch(tmp_path, preset="subset", folder="C:\\x # 'y'")
+    after = path.read_bytes().decode()
+    assert (tmp_path / "params.yaml").is_symlink() and path.stat().st_mode & 0o777 == 0o600
+    assert yaml.safe_load(after) == yaml.safe_load(before) | {"preset": "subset", "folder": "C:\\x # 'y'"}
+    pairs = zip(before.splitlines(keepends=True), after.splitlines(keepends=True), strict=True)
+    changed = [(old, new) for old, new in pairs if old != new]
+    assert len(changed) == 2 and "# the image files" in changed[1][1]
+
+
+def test_what_a_program_cannot_switch_is_said(tmp_path):
+    text = (ROOT / "params.yaml").read_text().replace("preset: quick  ", "preset: >-\n  quick\n")
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ParamsError, match="cannot be changed by a program; write preset: subset into it by hand"):
+        switch(tmp_path, preset="subset")
+    assert (tmp_path / "params.yaml").read_text() == text
+
+
+def test_the_published_models_need_the_settings_of_subset(tmp_path):
+    document = copy.deepcopy(COMMITTED)
+    del document["presets"]["subset"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(ParamsError, match="presets: has no subset, whose settings the preset published has"):
+        load("published", tmp_path)
+
+
 def test_a_switch_to_nonsense_leaves_the_file_alone(tmp_path):
     before = (ROOT / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(before)

@@ -19,7 +19,8 @@ from test_faults import write_pipeline
 from tiny import ROOT, environment, make_data, write_archives, write_params, write_project
 
 from qmvae.data.checks import DataError
-from qmvae.pipeline import repro, training
+from qmvae.pipeline import artifacts, repro, training
+from qmvae.pipeline.files import FileError
 from qmvae.pipeline.params import ParamsError
 from qmvae.pipeline.stages import classifiers
 
@@ -54,6 +55,44 @@ def test_a_dvc_lock_that_was_never_whole_is_removed(checkout, capsys):
     (checkout / "dvc.lock").write_text("schema: '2.0'\nstages:\n  data")
     repro.restore(checkout)
     assert not (checkout / "dvc.lock").exists() and "git checkout dvc.lock" in capsys.readouterr().out
+
+
+def test_a_dvc_lock_with_conflicts_of_a_merge_stays_as_it_is(checkout):
+    repro.restore(checkout)
+    whole = (checkout / "dvc.lock").read_text()
+    ours = re.search(r"    - path.*\n      hash: md5\n", whole)[0]
+    conflict = f"<<<<<<< HEAD\n{ours}=======\n{ours}>>>>>>> theirs\n"
+    (checkout / "dvc.lock").write_text(text := whole.replace(ours, conflict, 1))
+    with pytest.raises(FileError, match="dvc.lock: has conflicts of a merge; take one side"):
+        repro.restore(checkout)
+    assert (checkout / "dvc.lock").read_text() == text
+
+
+@pytest.mark.parametrize("name", ["artifacts", "reports"])
+def test_a_link_out_of_the_repository_is_refused_before_any_work(tmp_path, monkeypatch, name):
+    project, scratch = tmp_path / "project", tmp_path / "scratch"
+    project.mkdir()
+    scratch.mkdir()
+    write_project(project)
+    monkeypatch.chdir(project)
+    (project / "inner").mkdir()
+    (project / name).symlink_to(project / "inner")
+    repro.plan()
+    (project / name).unlink()
+    (project / name).symlink_to(scratch)
+    with pytest.raises(ParamsError, match=f"{name}: a link to {scratch}, but DVC has no outputs outside"):
+        repro.plan(preset="tiny")
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_is_no_traceback(tmp_path, closed):
+    write_project(tmp_path)
+    number = {"stdout": 1, "stderr": 2}[closed]
+    shell = f'exec "{sys.executable}" -m qmvae data {number}>&-'
+    result = subprocess.run(["sh", "-c", shell], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert result.returncode == 0 and "Traceback" not in result.stderr
+    assert {path.name for path in (tmp_path / "artifacts" / "tiny" / "data").iterdir()} == {
+        "images.safetensors", "pairs.safetensors", "titles.json"}  # fmt: skip
 
 
 def test_a_dvc_lock_that_is_not_there_stays_so(checkout):
@@ -261,6 +300,26 @@ def test_a_folder_that_is_a_file_is_no_traceback(tmp_path):
     command = [sys.executable, "-m", "qmvae", "train", "qmvae"]
     result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert result.returncode == 1 and result.stderr.startswith("cannot continue: ") and "progress" in result.stderr
+
+
+def test_classifiers_of_one_modality_bring_their_accuracies(tmp_path, monkeypatch, one_thread):
+    run = make_data(write_project(tmp_path))
+    for name in run.modalities:
+        classifiers.run(run, name)
+    before = artifacts.classifier_accuracy(run)
+    run = run.model_copy(update={"classifiers": run.classifiers.model_copy(update={"epochs": 40})})
+    classifiers.run(run, "mnist")
+    after = artifacts.classifier_accuracy(run)
+    assert after["standard"]["mnist"] > before["standard"]["mnist"]
+    assert after["standard"]["svhn"] == before["standard"]["svhn"]
+
+
+def test_classifiers_whose_weights_are_not_finite_are_not_kept(tmp_path, one_thread):
+    run = make_data(write_project(tmp_path))
+    run = run.model_copy(update={"classifiers": run.classifiers.model_copy(update={"lr": 1e38})})
+    with pytest.raises(training.TrainingError, match=r"not finite; make presets.tiny.classifiers.lr: 1e\+38 smaller"):
+        classifiers.run(run, "mnist")
+    assert not (run.artifacts / "classifiers").exists()
 
 
 def test_classifiers_refuse_a_batch_larger_than_the_data(tmp_path):

@@ -239,6 +239,61 @@ def test_a_checkpoint_of_other_parameters_is_not_gone_on_from(project, monkeypat
     assert outcome(run.artifacts / "progress") != before
 
 
+def test_a_run_with_another_value_that_is_stopped_loses_nothing_finished(project, capsys):
+    run = params.load()
+    train(run)
+    before = outcome(run.artifacts / "models")
+    write_params(project, lr=1e6)
+    with pytest.raises(TrainingError):
+        train(params.load())
+    write_params(project)
+    capsys.readouterr()
+    train(params.load())
+    assert "continues" not in (said := capsys.readouterr().out) and said.count("kept") == 4
+    assert outcome(run.artifacts / "models") == before
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
+def test_a_model_without_whole_weights_is_trained_again(project, damage, capsys):
+    write_params(project, seeds=[0])
+    run = params.load()
+    train(run)
+    before = outcome(run.artifacts / "models")
+    damage(training.progress_folder(run, "qmvae", 0) / "model.safetensors")
+    train(run)
+    assert "qmvae, seed 0: trained again, since" in capsys.readouterr().out
+    assert outcome(run.artifacts / "models") == before
+
+
+def test_a_new_title_trains_nothing_again(project, capsys):
+    write_params(project, seeds=[0])
+    run = params.load()
+    train(run)
+    text = (project / "params.yaml").read_text()
+    assert text.count("svhn: SVHN subset") == 1
+    (project / "params.yaml").write_text(text.replace("svhn: SVHN subset", "svhn: house numbers"))
+    capsys.readouterr()
+    run = make_data(project)
+    train(run)
+    assert "qmvae, seed 0: kept" in capsys.readouterr().out
+    assert artifacts.load_dataset(run).titles["svhn"] == "house numbers"
+
+
+def test_weights_that_the_last_step_broke_are_no_model(project, monkeypatch):
+    write_params(project, seeds=[0], steps=1)
+    real = training.training_steps
+
+    def broken(model, *rest):
+        for step, terms in real(model, *rest):
+            yield step, terms
+            torch.nn.init.constant_(next(model.parameters()), torch.nan)
+
+    monkeypatch.setattr(training, "training_steps", broken)
+    with pytest.raises(TrainingError, match="qmvae, seed 0: after the last step .* is not finite; try a smaller `lr`"):
+        train(params.load())
+    assert not (project / "artifacts" / "tiny" / "models").exists()
+
+
 def test_sigkill_in_the_middle_then_on_to_the_same_bytes(project):
     write_params(project, steps=80, seeds=[0])
     run = params.load()
@@ -308,6 +363,41 @@ def test_a_saved_model_loads_to_the_same_outputs(project):
     assert z.mean.shape == z.logvar.shape == (6, 20)
 
 
+def broken_weights(folder):
+    weights, _ = tensor_files.load(folder / "model.safetensors")
+    weights["decoders.mnist.0.bias"][3] = torch.nan
+    tensor_files.save(folder / "model.safetensors", weights)
+
+
+def of_another_version(folder):
+    about = files.load_json(folder / "model.json")
+    about["config"]["gamma"] = 1.0
+    files.save_json(folder / "model.json", about)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_model_is_loaded_whatever_the_default_dtype(dtype):
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        model = checkpoint.load_model(ROOT / "reports" / "subset" / "checkpoint")
+    finally:
+        torch.set_default_dtype(before)
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+
+
+def test_a_file_that_cannot_be_opened_is_not_called_missing(tmp_path, monkeypatch):
+    def refuse(path, **_):
+        raise FileNotFoundError(path)  # so does safetensors for a file without permission
+
+    monkeypatch.setattr(tensor_files.safetensors, "safe_open", refuse)
+    with pytest.raises(files.FileError, match="a.safetensors: file not found"):
+        tensor_files.load(tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    with pytest.raises(files.FileError, match="a.safetensors: cannot be opened; change its permissions or"):
+        tensor_files.load(tmp_path / "a.safetensors")
+
+
 @pytest.mark.parametrize(
     "damage, message",
     [
@@ -324,6 +414,8 @@ def test_a_saved_model_loads_to_the_same_outputs(project):
             "not a complete safetensors file",
         ),
         (lambda f: tensor_files.save(f / "model.safetensors", {"a": torch.ones(1)}), "does not fit model.json"),
+        (broken_weights, "decoders.mnist.0.bias has values that are not finite; give a folder"),
+        (of_another_version, "model.json: does not describe a model of this version of qmvae: config.gamma: .*; give"),
     ],
 )
 def test_folders_that_are_no_model(tmp_path, damage, message):

@@ -51,7 +51,8 @@ def first_two(run: Params) -> tuple[Params, Dataset]:
 def load_model(run: Params, name: str, seed: int | None = None, device: torch.device | str = "cpu") -> MultimodalVAE:
     """Return a trained model of the run, in eval mode; seed: the model's first if None. Raises FileError."""
     prepare(run)
-    return checkpoint.load_model(run.model_folder(name, seed), device)
+    cure = f"run `python -m qmvae train {name}`, which fills this folder when all seeds are trained"
+    return checkpoint.load_model(run.model_folder(name, seed), device, cure)
 
 
 def load_classifiers(
@@ -65,7 +66,7 @@ def load_classifiers(
     classifiers: dict[str, torch.nn.Module] = {}
     for name, shape in dataset.shapes.items():
         path = run.artifacts / "classifiers" / f"{name}-{kind}.safetensors"
-        classifiers[name] = CLASSIFIERS[kind](shape, len(dataset.classes))
+        classifiers[name] = CLASSIFIERS[kind](shape, len(dataset.classes)).float()
         what = f"a {kind} classifier for {name} images {shape} of {len(dataset.classes)} classes"
         expected = classifiers[name].state_dict()
         weights = tensor_files.load_weights(path, expected, what, f"train it on these images: {files.REPRO}")

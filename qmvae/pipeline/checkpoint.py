@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import torch
 
 from qmvae.model.base import MultimodalVAE
 from qmvae.model.networks import Shape
 from qmvae.pipeline import code, files, schema, tensor_files
 
+HINT = "give a folder with model.safetensors and model.json, such as artifacts/<preset>/models/<model>/seed-<k>"
 CLASSES = {"translated": "TranslatedQMVAE"}  # of models whose class is not their name in capitals
 
 
@@ -47,15 +49,15 @@ def save_model(folder: Path, model: MultimodalVAE, name: str, networks: Mapping[
     )
 
 
-def load_model(folder: str | Path, device: torch.device | str = "cpu") -> MultimodalVAE:
+def load_model(folder: str | Path, device: torch.device | str = "cpu", hint: str = HINT) -> MultimodalVAE:
     """Return the trained model of a folder, in eval mode.
 
     Reads safetensors and JSON only, so that a folder from a stranger cannot run code. The model has float32 weights;
     the file may have them as float16.
-    Raises FileError where a file is missing or broken, or where the two do not fit each other.
+    Raises FileError where a file is missing or broken, or where the two do not fit each other; hint: what the user can
+    do then.
     """
     folder = Path(folder)
-    hint = "give a folder with model.safetensors and model.json, such as artifacts/<preset>/models/<model>/seed-<k>"
     about = files.load_json(folder / "model.json", hint)
     try:
         name = schema.known_model(about["model"])
@@ -64,10 +66,14 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Multim
         if any(not 0 < side <= 1024 for shape in shapes.values() for side in shape):
             raise ValueError(f"shapes {shapes} are out of range")
         with torch.device("meta"):  # without memory: model.json may ask for any amount of it
-            expected = build_model(name, config, shapes, about["nets"]).state_dict()
+            expected = build_model(name, config, shapes, about["nets"]).float().state_dict()
+    except pydantic.ValidationError as error:
+        faults = "; ".join(f"config.{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in error.errors())[:300]
+        fault = f"does not describe a model of this version of qmvae: {faults}"
+        raise files.FileError(f"{folder / 'model.json'}: {fault}; {hint}") from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise files.FileError(f"{folder / 'model.json'}: does not describe a model: {error!r}; {hint}") from None
     weights = tensor_files.load_weights(folder / "model.safetensors", expected, "model.json", hint)
-    model = build_model(name, config, shapes, about["nets"])
+    model = build_model(name, config, shapes, about["nets"]).float()  # whatever torch.set_default_dtype was given
     model.load_state_dict(weights)
     return model.to(device).eval()

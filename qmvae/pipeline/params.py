@@ -6,12 +6,15 @@
 import io
 import json
 import os
+import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 
 from qmvae.pipeline import files
 from qmvae.pipeline.schema import MODELS, NAME, TITLE, File, Params
@@ -23,6 +26,7 @@ TEXTS = {  # of pydantic's faults, by type or by the pattern that a text does no
     NAME: "expected lower-case letters, digits and underscores, the first a letter",
     TITLE: "expected one line of text without $, the first character no space or underscore",
 }
+SCALAR = r"""'(?:[^'\n]|'')*'|"(?:[^"\\\n]|\\.)*"|.+?(?=\s+#|\s*$)"""  # of YAML, in one line
 PUBLISHED, SOURCE = "published", "subset"  # the preset of the committed models, and the preset that trained them
 RESERVED = {  # names that no preset of the file may have
     PUBLISHED: "this name is for the committed models",
@@ -71,6 +75,8 @@ def load(preset: str | None = None, root: Path | None = None) -> Params:
     document = parse(path)
     if not isinstance(document, dict):
         raise ParamsError(f"{path}: expected a mapping with the keys {', '.join(File.model_fields)}")
+    if preset == PUBLISHED and isinstance(found := document.get("presets"), dict) and SOURCE not in found:
+        raise ParamsError(f"{path}: presets: has no {SOURCE}, whose settings the preset {PUBLISHED} has; restore it")
     if preset is not None:
         document["preset"] = SOURCE if preset == PUBLISHED else preset
     try:
@@ -132,25 +138,35 @@ def explain(path: Path, error: ValidationError) -> str:
 
 
 def switch(root: Path, **values: str) -> None:
-    """Change top-level values of params.yaml (`preset`, `folder`) and keep all else, comments too.
+    """Change top-level values of params.yaml (`preset`, `folder`) and keep every other character.
 
     The file stays as it was where the result would not be valid. Raises ParamsError.
     """
-    path = root / "params.yaml"
+    path = (root / "params.yaml").resolve()  # a link stays a link
     yaml = YAML()
-    yaml.preserve_quotes, yaml.width = True, 4096  # so that the file differs in the edited lines only
+    yaml.width = 4096
     document = parse(path, yaml)
-    if not isinstance(document, dict):
+    if not isinstance(document, CommentedMap):
         raise ParamsError(f"{path}: expected a mapping with the keys {', '.join(File.model_fields)}")
     if all(document.get(key) == value for key, value in values.items()):
         return
-    document.update(values)
-    text = io.StringIO()
-    yaml.dump(document, text)
+    lines = path.read_bytes().decode("utf-8").splitlines(keepends=True)
+    for key in values.keys() & document.keys():
+        row, column = document.lc.value(key)
+        scalar = io.StringIO()
+        yaml.dump({key: values[key]}, scalar)
+        value = scalar.getvalue().strip().removeprefix(f"{key}: ").replace("\\", r"\\")
+        lines[row] = lines[row][:column] + re.sub(SCALAR, value, lines[row][column:], count=1)
+    text = "".join(lines).encode()
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "params.yaml").write_text(text.getvalue(), encoding="utf-8")
+        (Path(folder) / "params.yaml").write_bytes(text)
         try:
+            if parse(Path(folder) / "params.yaml") != document | values:
+                keys = " and ".join(f"{key}: {value}" for key, value in values.items())
+                raise ParamsError(f"{path}: cannot be changed by a program; write {keys} into it by hand")
             load(root=Path(folder))
         except ParamsError as error:
             raise ParamsError(str(error).replace(folder, str(root))) from None
-    files.save_text(path, text.getvalue())
+    with files.replacing(path) as partial:
+        partial.write_bytes(text)
+        shutil.copymode(path, partial)

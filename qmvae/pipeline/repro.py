@@ -21,14 +21,17 @@ from typing import Any
 import psutil
 
 from qmvae.data.sources import files_read
-from qmvae.pipeline import params, surroundings
+from qmvae.pipeline import files, params, surroundings
 from qmvae.pipeline.schema import Params
 
 LOCKS = ("dvc.lock", "ablations/dvc.lock")
 
 
 def restore(root: Path) -> None:
-    """Restore the files of DVC that a kill can leave half-written; keep a copy of each dvc.lock that is complete."""
+    """Restore the files of DVC that a kill can leave half-written; keep a copy of each dvc.lock that is complete.
+
+    Raises FileError on a dvc.lock with conflicts of a merge, which stays as it is.
+    """
     processes = root / ".dvc" / "tmp" / "rwlock"
     if processes.exists() and not is_running(processes):
         time.sleep(0.5)  # unless a `dvc` of another shell is writing it right now
@@ -36,6 +39,9 @@ def restore(root: Path) -> None:
             processes.unlink(missing_ok=True)
     for name in LOCKS:
         lock, copy = root / name, root / ".dvc" / "tmp" / f"{name.replace('/', '-')}.whole"
+        if lock.exists() and re.search(rb"^<<<<<<< ", lock.read_bytes(), re.MULTILINE):
+            cure = f"take one side, `git checkout --ours {name}` or `--theirs`, then `make repro`"
+            raise files.FileError(f"{lock}: has conflicts of a merge; {cure}")
         if is_complete(lock):
             shutil.copyfile(lock, copy)
         elif lock.exists() and is_complete(copy):
@@ -94,6 +100,10 @@ def plan(preset: str | None = None, data: str | None = None) -> Params:
     data: the folder of the image files; those that the preset reads must be there. Raises ParamsError and DataError.
     """
     root = params.find_root()
+    for name in ("artifacts", "reports"):
+        if not (place := (root / name).resolve()).is_relative_to(root.resolve()):
+            fault = f"a link to {place}, but DVC has no outputs outside the repository"
+            raise params.ParamsError(f"{root / name}: {fault}; remove it, and clone the repository to that disk")
     values = {"preset": preset, "folder": data and os.path.expanduser(data)}
     run = params.load(preset or None, root)
     folder = root / (values["folder"] or run.data)

@@ -23,17 +23,20 @@ def load(path: Path, device: torch.device | str = "cpu", hint: str = REPRO) -> t
     try:
         with safetensors.safe_open(path, framework="pt", device=str(device)) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
-    except FileNotFoundError:
-        raise FileError(f"{path}: file not found; {hint}") from None
+    except FileNotFoundError:  # safetensors raises it for each file that it cannot open
+        fault = "cannot be opened; change its permissions or" if path.exists() else "file not found;"
+        raise FileError(f"{path}: {fault} {hint}") from None
     except (OSError, safetensors.SafetensorError) as error:
-        raise FileError(f"{path}: not a complete safetensors file: {error}; delete it and {hint}") from None
+        cure = f"delete it and {hint}" if hint == REPRO else hint  # a run makes its own files again, no other file
+        raise FileError(f"{path}: not a complete safetensors file: {error}; {cure}") from None
 
 
 def load_weights(path: Path, expected: Mapping[str, Tensor], what: str, hint: str) -> dict[str, Tensor]:
     """Return the weights of a safetensors file as float32; the file may have them as float16, as published ones do.
 
     expected: tensors with the names, shapes and types that the weights must have. what: the thing that they belong to,
-    for the message. Raises FileError if the file is missing or broken, or if a tensor differs from what is expected.
+    for the message. Raises FileError if the file is missing or broken, or if a tensor differs from what is expected or
+    is not finite.
     """
 
     def form(tensors: Mapping[str, Tensor], key: str) -> str:
@@ -46,4 +49,6 @@ def load_weights(path: Path, expected: Mapping[str, Tensor], what: str, hint: st
         if found != wanted:
             fault = f"{key} is {found or 'missing'}, expected {wanted or 'nothing of that name'}"
             raise FileError(f"{path}: does not fit {what}: {fault}; {hint}")
+        if not weights[key].isfinite().all():
+            raise FileError(f"{path}: {key} has values that are not finite; {hint}")
     return weights

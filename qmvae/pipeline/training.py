@@ -79,10 +79,16 @@ class Log:
 
 
 def is_trained(folder: Path, title: str, fingerprint: str) -> bool:
-    """Return whether the folder has a finished model with this fingerprint, and if so, print that it is kept."""
-    if kept := files.has_fingerprint(folder / "model.json", fingerprint):
-        print(f"{title}: kept, trained earlier with the same parameters, images and code", flush=True)
-    return kept
+    """Return whether the folder has a finished model with this fingerprint and whole weights. Print if it is kept."""
+    if not files.has_fingerprint(folder / "model.json", fingerprint):
+        return False
+    try:
+        tensor_files.load(folder / "model.safetensors")
+    except files.FileError:
+        print(f"{title}: trained again, since {folder / 'model.safetensors'} is missing or incomplete", flush=True)
+        return False
+    print(f"{title}: kept, trained earlier with the same parameters, images and code", flush=True)
+    return True
 
 
 def train_seed(
@@ -90,15 +96,15 @@ def train_seed(
 ) -> None:
     """Train one model with one seed, and leave model.safetensors, model.json and log.csv in the folder.
 
-    A finished model with the same fingerprint is kept. A checkpoint with it is resumed. Raises TrainingError on a loss
-    that is not finite, and on images that do not fit a modality's network.
+    A finished model with the same fingerprint is kept. A checkpoint with it is resumed. A finished model with another
+    fingerprint stays until this one is finished. Raises TrainingError on a loss or a weight that is not finite, and on
+    images that do not fit a modality's network.
 
     keep: steps after which a copy of the model goes into the subfolder step-<n>.
     """
     settings, title = run.training[name], f"{name}, seed {seed}"
     if is_trained(folder, title, fingerprint):
         return
-    (folder / "model.json").unlink(missing_ok=True)
     device = dataset.train.pairs.device
     torch.backends.cudnn.deterministic = True  # two runs on one GPU give the same bytes
     torch.manual_seed(seed)
@@ -116,14 +122,14 @@ def train_seed(
         print(f"{title}: continues from step {start:,} of {settings.steps:,}", flush=True)
     steps = training_steps(model, optimizer, dataset.train, settings, seed, start)
     bar = tqdm(steps, title, settings.steps, initial=start, disable=None)
+    preset = f"presets.{run.preset}"
+    cure = f"try a smaller `lr` under {preset}.overrides.{name} or, without one there, {preset}.training"
     for step, terms in bar:
         threads.adapt()
         last = step == settings.steps
         try:
             closed = log.add(step, terms, last)
         except TrainingError as error:
-            preset = f"presets.{run.preset}"
-            cure = f"try a smaller `lr` under {preset}.overrides.{name} or, without one there, {preset}.training"
             kept = ". The last checkpoint, from before, is kept" if path.is_file() else ""
             raise TrainingError(f"{title}: {error}; {cure}{kept}") from None
         if closed:
@@ -134,6 +140,9 @@ def train_seed(
             save_state(path, fingerprint, model, optimizer, log, step)
             if bar.disable:
                 print(f"{title}: step {step:,} of {settings.steps:,}, loss {log.latest('loss')['loss']}", flush=True)
+    if broken := [key for key, value in model.state_dict().items() if not value.isfinite().all()]:
+        raise TrainingError(f"{title}: after the last step {broken[0]} is not finite; {cure}")
+    (folder / "model.json").unlink(missing_ok=True)  # it names the earlier weights, which are replaced now
     files.save_text(folder / "log.csv", log.csv())
     about |= {"steps": settings.steps, "fingerprint": fingerprint}
     checkpoint.save_model(folder, model, name, run.networks, about)

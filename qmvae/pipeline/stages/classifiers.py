@@ -24,16 +24,16 @@ def run(params: Params, modality: str | None = None) -> None:
     """
     names, folder = list(params.modalities), params.artifacts / "classifiers"
     if modality is not None:
-        return train(params, modality)
-    if resolve_device(params).type == "cpu":
+        train(params, modality)
+    elif resolve_device(params).type == "cpu":
         side_by_side([["classifiers", name] for name in reversed(names)])  # the largest images are usually the last
     else:
         for name in names:
             train(params, name)
-    accuracies = {name: files.load_json(folder / f"{name}.json") for name in names}
-    by_kind = {kind: {name: accuracies[name][kind] for name in names} for kind in accuracies[names[0]]}
-    files.save_json(folder / "accuracy.json", by_kind)
-    return None
+    if all((folder / f"{name}.json").exists() for name in names):
+        accuracies = {name: files.load_json(folder / f"{name}.json") for name in names}
+        by_kind = {kind: {name: accuracies[name][kind] for name in names} for kind in accuracies[names[0]]}
+        files.save_json(folder / "accuracy.json", by_kind)
 
 
 def train(params: Params, name: str) -> None:
@@ -64,6 +64,9 @@ def train_networks(params: Params, dataset: Dataset, name: str) -> dict[str, flo
         network, title = build(shape, count).to(images.device), f"{kind} classifier of {dataset.titles[name]}"
         batches: dict[str, Any] = {"steps": steps, "batch_size": settings.batch_size, "seed": settings.seed}
         fit(network, images, labels, title=title, lr=settings.lr, cooldown=cooldown, **batches)
+        if not all(value.isfinite().all() for value in network.state_dict().values()):
+            where = f"presets.{params.preset}.classifiers.lr: {settings.lr}"
+            raise TrainingError(f"{title}: its weights are not finite; make {where} smaller")
         accuracies[kind] = accuracy(network, dataset.test.images[name], truth)
         if kind in CLASSIFIERS:
             tensor_files.save(folder / f"{name}-{kind}.safetensors", network.state_dict())

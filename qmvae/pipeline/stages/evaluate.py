@@ -50,21 +50,25 @@ def make_evaluator(params: Params, dataset: Dataset, settings: Any) -> Evaluator
 
 
 def evaluate(params: Params, name: str) -> dict:
-    """Return the numbers by part, key and seed, and how the model was trained."""
+    """Return the numbers by part, key and seed, and how the model was trained. Raises FileError."""
     FreeThreads("float32")
     device, training = resolve_device(params), params.training[name]
     evaluator = make_evaluator(params, artifacts.load_dataset(params, device), params.evaluation)
     numbers: dict[str, dict[str, dict[str, float]]] = {}
+    precisions: set[str] = set()
     for seed in training.seeds:
         model = artifacts.load_model(params, name, seed, device)
+        about = files.load_json(path := params.model_folder(name, seed) / "model.json")
+        if about["steps"] != training.steps:
+            fault = f"trained for {about['steps']:,} steps, params.yaml asks for {training.steps:,}"
+            raise files.FileError(f"{path}: {fault}; run `python -m qmvae train {name}`")
+        precisions.add(about["precision"])
         found = evaluator.evaluate(model)
         for part, values in found.items():
             entries = numbers.setdefault(part, {})  # it stays empty for parts that a model such as CVAE lacks
             for key, value in values.items():
                 entries.setdefault(key, {})[str(seed)] = value  # a text, as in JSON
         print(f"{name}, seed {seed}: {percentages(found['cross'] | found['linear'] | found['coherence'])}", flush=True)
-    folders = (params.model_folder(name, seed) for seed in training.seeds)
-    precisions = {files.load_json(folder / "model.json")["precision"] for folder in folders}
     about = {"conditions": len(evaluator.conditions), "codes": model.sizes}
     about |= {"steps": training.steps, "batch_size": training.batch_size, "precision": " or ".join(sorted(precisions))}
     return about | {"numbers": numbers}

@@ -30,5 +30,6 @@ def run(params: Params, models: list[str], seed: int | None = None) -> None:
         output = params.artifacts / "models" / name
         shutil.rmtree(output, ignore_errors=True)
         for seed in params.training[name].seeds:
-            shutil.copytree(progress_folder(params, name, seed), output / f"seed-{seed}")
+            unfinished = shutil.ignore_patterns("checkpoint.safetensors")  # of a run with other parameters
+            shutil.copytree(progress_folder(params, name, seed), output / f"seed-{seed}", ignore=unfinished)
     return None
