@@ -122,7 +122,7 @@ class Decoder(nn.Sequential):
     """
 
     def __init__(self, network: str, size: int, shape: Shape):
-        super().__init__(*NETWORKS[network][1](size, shape))
+        super().__init__(*NETWORKS[network][1](size, shape), nn.Sigmoid())
 
     def forward(self, codes: Tensor) -> Tensor:
         """Return the mean, (N, C, H, W) in [0, 1], for codes (N, size).
@@ -130,7 +130,11 @@ class Decoder(nn.Sequential):
         It has the dtype of the codes, even if autocast runs the network in bfloat16. There the sigmoid of a logit above
         6.3 would be exactly 1, without a gradient.
         """
-        return super().forward(codes).to(codes.dtype).sigmoid()
+        *layers, sigmoid = self
+        values = codes
+        for layer in layers:
+            values = layer(values)
+        return sigmoid(values.to(codes.dtype))
 
 
 def frozen(network: nn.Module, *inputs: Tensor) -> Any:
