@@ -88,10 +88,10 @@ def run(arguments: argparse.Namespace) -> int | None:
 
 def main() -> None:
     """Parse the command line and run it. Errors that users can correct end in one message, without a traceback."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by `>&-`: the next file that is opened must not get its number
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
-            os.set_inheritable(getattr(sys, name).fileno(), True)  # by the processes of a run
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # closed, as by `>&-`: the next file that is opened must not get its number
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # gets the lowest free one
+            os.set_inheritable(number, True)  # by the processes of a run
     arguments = parser().parse_args()
     for stream in (sys.stdout, sys.stderr):  # a title may have letters that the terminal's encoding has not
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -59,8 +59,12 @@ def load_json(path: Path, hint: str = REPRO):
     except FileNotFoundError:
         raise FileError(f"{path}: file not found; {hint}") from None
     except (OSError, ValueError, RecursionError) as error:
-        cure = f"delete it and {hint}" if hint == REPRO else hint  # a run makes its own files again, no other file
-        raise FileError(f"{path}: cannot be read as JSON: {error}; {cure}") from None
+        raise FileError(f"{path}: cannot be read as JSON: {error}; {cure(hint)}") from None
+
+
+def cure(hint: str) -> str:
+    """Return what to do about a broken file. A run makes its own files again, and no other file."""
+    return f"delete it and {hint}" if hint == REPRO else hint
 
 
 def fingerprint(parts: Any, paths: Iterable[Path]) -> str:

@@ -51,7 +51,7 @@ def publish(run: Params) -> None:
 def halved(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of a file, those of float32 as float16. Raises FileError for values that float16 has not."""
     half = {key: t.half() if t.dtype == torch.float32 else t for key, t in tensors.items()}
-    if wrong := [key for key, t in half.items() if not t.isfinite().all()]:
+    if wrong := tensor_files.not_finite(half):
         raise files.FileError(f"{path}: {wrong[0]} has a value beyond the range of float16; it cannot be published")
     return half
 

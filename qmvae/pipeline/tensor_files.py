@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from qmvae.pipeline.files import REPRO, FileError, replacing
+from qmvae.pipeline.files import REPRO, FileError, cure, replacing
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -27,8 +27,7 @@ def load(path: Path, device: torch.device | str = "cpu", hint: str = REPRO) -> t
         fault = "cannot be opened; change its permissions or" if path.exists() else "file not found;"
         raise FileError(f"{path}: {fault} {hint}") from None
     except (OSError, safetensors.SafetensorError) as error:
-        cure = f"delete it and {hint}" if hint == REPRO else hint  # a run makes its own files again, no other file
-        raise FileError(f"{path}: not a complete safetensors file: {error}; {cure}") from None
+        raise FileError(f"{path}: not a complete safetensors file: {error}; {cure(hint)}") from None
 
 
 def load_weights(path: Path, expected: Mapping[str, Tensor], what: str, hint: str) -> dict[str, Tensor]:
@@ -49,6 +48,11 @@ def load_weights(path: Path, expected: Mapping[str, Tensor], what: str, hint: st
         if found != wanted:
             fault = f"{key} is {found or 'missing'}, expected {wanted or 'nothing of that name'}"
             raise FileError(f"{path}: does not fit {what}: {fault}; {hint}")
-        if not weights[key].isfinite().all():
-            raise FileError(f"{path}: {key} has values that are not finite; {hint}")
+    if broken := not_finite(weights):
+        raise FileError(f"{path}: {broken[0]} has values that are not finite; {hint}")
     return weights
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that have NaN or infinite values, in their order."""
+    return [name for name, tensor in tensors.items() if not tensor.isfinite().all()]

@@ -140,7 +140,7 @@ def train_seed(
             save_state(path, fingerprint, model, optimizer, log, step)
             if bar.disable:
                 print(f"{title}: step {step:,} of {settings.steps:,}, loss {log.latest('loss')['loss']}", flush=True)
-    if broken := [key for key, value in model.state_dict().items() if not value.isfinite().all()]:
+    if broken := tensor_files.not_finite(model.state_dict()):
         raise TrainingError(f"{title}: after the last step {broken[0]} is not finite; {cure}")
     (folder / "model.json").unlink(missing_ok=True)  # it names the earlier weights, which are replaced now
     files.save_text(folder / "log.csv", log.csv())

@@ -64,7 +64,7 @@ def train_networks(params: Params, dataset: Dataset, name: str) -> dict[str, flo
         network, title = build(shape, count).to(images.device), f"{kind} classifier of {dataset.titles[name]}"
         batches: dict[str, Any] = {"steps": steps, "batch_size": settings.batch_size, "seed": settings.seed}
         fit(network, images, labels, title=title, lr=settings.lr, cooldown=cooldown, **batches)
-        if not all(value.isfinite().all() for value in network.state_dict().values()):
+        if tensor_files.not_finite(network.state_dict()):
             where = f"presets.{params.preset}.classifiers.lr: {settings.lr}"
             raise TrainingError(f"{title}: its weights are not finite; make {where} smaller")
         accuracies[kind] = accuracy(network, dataset.test.images[name], truth)

@@ -26,10 +26,10 @@ def run(params: Params, models: list[str], seed: int | None = None) -> None:
     else:
         for name, seed in open_seeds:
             train_one(params, name, seed)
+    unfinished = shutil.ignore_patterns("checkpoint.safetensors")  # of a run with other parameters
     for name in models:
         output = params.artifacts / "models" / name
         shutil.rmtree(output, ignore_errors=True)
         for seed in params.training[name].seeds:
-            unfinished = shutil.ignore_patterns("checkpoint.safetensors")  # of a run with other parameters
             shutil.copytree(progress_folder(params, name, seed), output / f"seed-{seed}", ignore=unfinished)
     return None
