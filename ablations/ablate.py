@@ -9,6 +9,7 @@ from itertools import permutations
 import torch
 
 from qmvae.pipeline import artifacts, checkpoint, files, messages, params, tensor_files, training
+from qmvae.pipeline.device import resolve_device
 from qmvae.pipeline.schema import by_name
 from qmvae.pipeline.stages.evaluate import make_evaluator, percentages
 
@@ -33,7 +34,7 @@ def ablate(run: params.Params, name: str) -> None:
     uint8 (10, C, H, W), and the images generated from them as `generated`, uint8 (SAMPLES, 10, C, H, W).
     Raises ParamsError, TrainingError and FileError.
     """
-    run, device = with_change(run, name), training.resolve_device(run)
+    run, device = with_change(run, name), resolve_device(run)
     dataset = artifacts.load_dataset(run, device)
     folder = run.artifacts / "progress" / "ablations" / name
     folder.mkdir(parents=True, exist_ok=True)

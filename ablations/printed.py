@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qmvae.data.dataset import Dataset
 from qmvae.pipeline import artifacts, checkpoint, files, messages, params, training
+from qmvae.pipeline.device import resolve_device
 from qmvae.pipeline.stages.evaluate import make_evaluator
 
 SEED, STEPS = 0, 131_410
@@ -42,7 +43,7 @@ def evaluate(run: params.Params, dataset: Dataset, folder: Path) -> None:
 def main() -> None:
     with messages.one_message("printed objective", "the same command"):
         run = as_printed(params.load(params.SOURCE))
-        dataset = artifacts.load_dataset(run, training.resolve_device(run))
+        dataset = artifacts.load_dataset(run, resolve_device(run))
         folder = run.artifacts / "progress" / "printed"
         train(run, dataset, folder)
         evaluate(run, dataset, folder)

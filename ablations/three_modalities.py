@@ -17,7 +17,8 @@ from qmvae.evaluate.classifiers import CLASSIFIERS, chunk_size
 from qmvae.evaluate.cross_generation import STRONG, sample_indices, share
 from qmvae.evaluate.linear_probe import linear_probe
 from qmvae.model.base import MultimodalVAE
-from qmvae.pipeline import artifacts, datasets, files, messages, params, training
+from qmvae.pipeline import artifacts, datasets, files, messages, params
+from qmvae.pipeline.device import resolve_device
 from qmvae.pipeline.schema import Modality
 from qmvae.pipeline.stages import classifiers, train
 from qmvae.pipeline.stages.evaluate import percentages
@@ -102,7 +103,7 @@ def cross_generation(model: MultimodalVAE, dataset: Dataset, wide: params.Params
 
 def train_and_evaluate(run: params.Params) -> None:
     """Make the images and classifiers, train from the last checkpoint on, and write the report."""
-    wide, device = with_third(run), training.resolve_device(run)
+    wide, device = with_third(run), resolve_device(run)
     datasets.save_dataset(with_handwriting(artifacts.load_dataset(run), wide), wide.artifacts / "data")
     dataset = artifacts.load_dataset(wide, device)
     train.run(wide, ["qmvae"])

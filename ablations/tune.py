@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from qmvae.data.dataset import Dataset, hold_out
 from qmvae.pipeline import artifacts, checkpoint, files, messages, params, training
+from qmvae.pipeline.device import resolve_device
 from qmvae.pipeline.schema import Count, ModelName, Name, Sample, Section, Seed, by_name, with_changes
 from qmvae.pipeline.stages.evaluate import make_evaluator
 from qmvae.report import plots, tables
@@ -73,11 +74,14 @@ def load(root: Path) -> Tuning:
 
 
 def with_entry(run: params.Params, name: str, entry: Entry) -> params.Params:
-    """Return the run with the settings of one entry. Raises ValueError, which names the key, on unknown settings."""
+    """Return the run with the settings of one entry. Raises ParamsError, which names the key, on unknown settings."""
     model, where = entry.model, f"{FILE}: runs.{name}.changes"
     own = getattr(run, model), run.training[model]
-    section, settings = with_changes(where, model, *own, entry.changes, run.modalities)
-    settings = settings.changed(where, {"steps": entry.steps, "seeds": [entry.seed]})
+    try:
+        section, settings = with_changes(where, model, *own, entry.changes, run.modalities)
+        settings = settings.changed(where, {"steps": entry.steps, "seeds": [entry.seed]})
+    except ValueError as error:
+        raise params.ParamsError(str(error)) from None
     return run.model_copy(update={model: section, "training": run.training | {model: settings}})
 
 
@@ -85,7 +89,7 @@ def differs(run: params.Params, name: str, entry: Entry, row: dict[str, str]) ->
     """Return whether a row has another model, number of steps or seed than its entry, or another value of a setting.
 
     A setting that the row does not name had the preset's value of its time, which the row does not keep. It is not
-    compared, and neither is one that no longer exists. Raises ValueError as `with_entry`.
+    compared, and neither is one that no longer exists. Raises ParamsError as `with_entry`.
     """
     chosen = with_entry(run, name, entry)
     if (row["model"], int(row["steps"]), int(row["seed"])) != (entry.model, entry.steps, entry.seed):
@@ -94,7 +98,7 @@ def differs(run: params.Params, name: str, entry: Entry, row: dict[str, str]) ->
     changes = {key: value for key, value in json.loads(row["changes"]).items() if key in known}
     try:
         return with_entry(chosen, name, entry.model_copy(update={"changes": changes})) != chosen
-    except ValueError:  # a value that is no longer allowed
+    except params.ParamsError:  # a value that is no longer allowed
         return True
 
 
@@ -229,10 +233,13 @@ def qualifies(row: dict[str, str]) -> bool:
 
 
 def private_weights(run: params.Params, row: dict[str, str]) -> dict[str, float]:
-    """Return the private KL weight of each modality in a run. Raises ValueError on what a model does not take."""
+    """Return the private KL weight of each modality in a run. Raises ParamsError on what a model does not take."""
     section, where = getattr(run, row["model"]), f"tuning.csv: {row['name']}.changes"
     changes = {key: value for key, value in json.loads(row["changes"]).items() if key == "kl_private"}
-    return section.changed(where, by_name(where, section, changes, run.modalities)).kl_private
+    try:
+        return section.changed(where, by_name(where, section, changes, run.modalities)).kl_private
+    except ValueError as error:
+        raise params.ParamsError(str(error)) from None
 
 
 def is_final(run: params.Params, name: str, entry: Entry) -> bool:
@@ -293,7 +300,7 @@ def tradeoff(
 def check_entries(
     run: params.Params, tuning: Tuning, names: list[str], rows: dict[str, dict[str, str]], pairs: int
 ) -> None:
-    """Print which entries differ from their rows, which are kept. Raises ValueError on an entry that cannot train."""
+    """Print which entries differ from their rows, which are kept. Raises ParamsError on an entry that cannot train."""
     for name in names:
         entry = tuning.runs[name]
         batch = with_entry(run, name, entry).training[entry.model].batch_size
@@ -309,7 +316,7 @@ def check_entries(
 def run_all(run: params.Params, names: list[str]) -> None:
     """Run the entries in order, add a row for each, and draw the trade-off of all rows.
 
-    Faults of tuning.yaml and tuning.csv are found before it trains. Raises ValueError, ParamsError too, TrainingError,
+    Faults of tuning.yaml and tuning.csv are found before it trains. Raises ParamsError, TrainingError,
     FileError and OSError.
     """
     tuning, path = load(run.root), run.reports / "tuning.csv"
@@ -317,7 +324,7 @@ def run_all(run: params.Params, names: list[str]) -> None:
         if name not in tuning.runs:
             raise params.ParamsError(f"tuning.yaml: no run {name!r}; expected one of {', '.join(tuning.runs)}")
     names, rows = names or list(tuning.runs), read_rows(path)
-    whole = artifacts.load_dataset(run, training.resolve_device(run))
+    whole = artifacts.load_dataset(run, resolve_device(run))
     tradeoff(rows, run, whole.titles, tuning.runs)
     dataset = split(whole, run, tuning.validation)
     check_entries(run, tuning, names, {row["name"]: row for row in rows}, len(dataset.train.pairs))
@@ -343,7 +350,7 @@ def run_all(run: params.Params, names: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="entries of ablations/tuning.yaml; all, if none is given")
-    with messages.one_message("tuning", "the same command", OSError, ValueError):
+    with messages.one_message("tuning", "the same command"):
         run_all(params.load(params.SOURCE), parser.parse_args().names)
 
 

@@ -29,8 +29,8 @@ from timing import (
 )
 
 from qmvae.pipeline import params
+from qmvae.pipeline.device import resolve_device
 from qmvae.pipeline.schema import Params
-from qmvae.pipeline.training import resolve_device
 from qmvae.report.tables import MODELS
 from qmvae.train import resolve_precision
 

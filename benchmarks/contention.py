@@ -103,7 +103,7 @@ def main() -> None:
     if arguments.job:
         preset, threads, where, duration = arguments.job
         return job(preset, threads, Path(where), float(duration))
-    rows = []
+    rows, load = [], os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         datasets.save_dataset(images(list(params.load("quick").modalities), 10_000), Path(folder))
         for i in range(arguments.rounds):
@@ -115,7 +115,7 @@ def main() -> None:
                         rows.append({"round": i, "preset": preset, "case": f"{neighbour}, {name}", "ms a step": step})
                         print(rows[-1], flush=True)
     frame = pd.DataFrame(rows)
-    about = f"{describe(torch.device('cpu'))}; load average before {os.getloadavg()[2]:.1f}"
+    about = f"{describe(torch.device('cpu'))}; load average before {load:.1f}"
     text = f"{about}; medians of {arguments.rounds} rounds of {arguments.seconds:g} seconds."
     for preset in PRESETS:
         settings = params.load(preset).training["qmvae"]

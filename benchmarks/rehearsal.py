@@ -22,7 +22,7 @@ from timing import describe, markdown, save
 
 from qmvae.data.dataset import Dataset, Split, pair_by_class
 from qmvae.pipeline import datasets, params
-from qmvae.pipeline.training import resolve_device
+from qmvae.pipeline.device import resolve_device
 
 COUNTS = {  # images of the digits 0 to 9
     ("train", "mnist"): [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949],

@@ -18,8 +18,8 @@ import torch
 from timing import at_once, images
 
 from qmvae.pipeline import artifacts, datasets, files, params
+from qmvae.pipeline.device import resolve_device
 from qmvae.pipeline.schema import Params
-from qmvae.pipeline.training import resolve_device
 from qmvae.report import figures
 from qmvae.report.tables import MODELS
 

@@ -19,8 +19,9 @@ from timing import markdown, save
 from qmvae.data.dataset import Dataset
 from qmvae.evaluate.cross_generation import cross_generation, sample_indices
 from qmvae.pipeline import artifacts, checkpoint, files, params
+from qmvae.pipeline.device import resolve_device
 from qmvae.pipeline.schema import Params, Training
-from qmvae.pipeline.training import resolve_device, train_seed
+from qmvae.pipeline.training import train_seed
 
 RUNS = ["500x128", "1000x64", "2000x32", "1000x128", "2000x64", "4000x32", "2000x128", "4000x64"]
 COLUMNS = ["protocol", "steps", "batch", "learning rate", "minutes", "MNIST to SVHN", "SVHN to MNIST", "threads"]

@@ -44,9 +44,9 @@ from qmvae.evaluate.classifiers import CLASSIFIERS
 from qmvae.evaluate.cross_generation import cross_generation
 from qmvae.model.networks import Encoder
 from qmvae.pipeline import checkpoint, datasets, files, params
+from qmvae.pipeline.device import resolve_device
 from qmvae.pipeline.jobs import workers
 from qmvae.pipeline.schema import Params
-from qmvae.pipeline.training import resolve_device
 from qmvae.report.tables import MODELS
 from qmvae.train import resolve_precision
 

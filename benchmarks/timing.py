@@ -16,8 +16,9 @@ from qmvae.data.checks import ARRAYS
 from qmvae.data.dataset import Dataset, Split
 from qmvae.data.sources import read
 from qmvae.pipeline import checkpoint, datasets, files, params
+from qmvae.pipeline.device import resolve_device
 from qmvae.pipeline.schema import Params
-from qmvae.pipeline.training import Log, resolve_device
+from qmvae.pipeline.training import Log
 from qmvae.train import make_optimizer, training_steps
 
 ENDLESS = 10**9  # steps of a training run whose benchmark stops earlier

@@ -7,9 +7,9 @@ import sys
 
 from qmvae.pipeline import messages
 
-TEXTS = {  # the stages in the order of a run, then what helps
-    "code": "hash the code of every stage, so that DVC knows which results are stale",
-    "inputs": "hash the image files that the preset reads, so that DVC knows which images are stale",
+TEXTS = {  # the stages in the order of a run, then other commands
+    "code": "hash the code of every stage, from which DVC finds stale results",
+    "inputs": "hash the image files that the preset reads, from which DVC finds stale images",
     "data": "read or make the images of the preset and pair them",
     "classifiers": "train the classifiers that label generated images",
     "train": "train models with every one of their seeds",

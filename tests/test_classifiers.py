@@ -70,8 +70,8 @@ def test_chunks_of_large_images_have_no_more_pixels():
 
 
 def test_the_chance_level_is_the_share_of_the_majority_class():
-    assert classifiers.majority_class(torch.tensor([7, 7, 7, 2, 2, 40, 9])) == 3 / 7
-    assert classifiers.majority_class(torch.arange(26).repeat(3)) == 1 / 26
+    assert classifiers.majority_share(torch.tensor([7, 7, 7, 2, 2, 40, 9])) == 3 / 7
+    assert classifiers.majority_share(torch.arange(26).repeat(3)) == 1 / 26
     labels = {"a": torch.tensor([5, 5, 8]), "b": torch.tensor([5, 8])}
     split = Split({}, labels, torch.tensor([[0, 0], [1, 0], [2, 1], [2, 1], [2, 1]], dtype=torch.int32))
     assert classifiers.chance_levels(split) == {"a": 2 / 3, "b": 1 / 2, "both": 3 / 5}

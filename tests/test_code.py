@@ -45,6 +45,17 @@ def test_every_stage_of_every_pipeline_depends_on_its_inputs_and_on_the_hash_of_
             assert {f"artifacts/${{item.preset}}/{need}" for need in NEEDS.get(name, ())} <= {*body["deps"]}
 
 
+def test_every_notebook_that_loads_images_depends_on_them():
+    """Their titles are in the folder, too, and a new title leaves models and classifiers as they are."""
+    found = []
+    for entry in yaml.safe_load(PIPELINES[0].read_text())["stages"].values():
+        if stem := re.search(r"notebook (\w+)$", entry["cmd"]):
+            if re.search(r"first_two\(|load_dataset\(", (ROOT / "notebooks" / f"{stem[1]}.ipynb").read_text()):
+                found.append(stem[1])
+                assert "artifacts/${item.preset}/data" in entry["deps"], stem[1]
+    assert len(found) == 9
+
+
 def test_the_hash_files_are_those_of_all_stages(tmp_path):
     for folder in ("qmvae", "notebooks", "ablations"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))

@@ -13,7 +13,7 @@ from qmvae.data.dataset import Dataset, Split, pair_by_class
 from qmvae.evaluate import cross_generation, evaluator, linear_probe
 from qmvae.evaluate.evaluator import Evaluator
 from qmvae.model.base import MultimodalVAE
-from qmvae.model.gaussian import Gaussian
+from qmvae.model.gaussian import Gaussian, product_of_experts
 from qmvae.pipeline import checkpoint, params
 from qmvae.pipeline.schema import MODELS
 from qmvae.report import tables
@@ -54,6 +54,9 @@ class Oracle(MultimodalVAE):
         super().__init__(shapes, dict.fromkeys(names, "mlp"), config)
         self.classes = classes
         self.shared_encoders = torch.nn.ModuleDict({name: Encoder(classes, name == "svhn") for name in names})
+
+    def fuse(self, posteriors):
+        return product_of_experts(list(posteriors.values())) if len(posteriors) > 1 else next(iter(posteriors.values()))
 
     def decode(self, name, z, h):
         index = (torch.atan2(z[:, 1], z[:, 0]) * self.classes / (2 * math.pi)).round().remainder(self.classes)

@@ -197,7 +197,7 @@ def test_committed_notebooks_are_executed_and_clean(path):
         "run `make repro`, then `make notebooks`"
     )
     preset = [cell.source for cell in code if "parameters" in cell.metadata.get("tags", [])]
-    assert preset == [f'preset = "{notebook_outputs.shown(path.stem)}"']
+    assert preset == [f'preset = "{notebook_outputs.committed_preset(path.stem)}"']
     before = nbformat.writes(committed)
     notebooks.clean(committed)
     assert nbformat.writes(committed) == before, "saved from JupyterLab? run `make repro`, then `make notebooks`"

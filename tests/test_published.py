@@ -225,6 +225,14 @@ def test_results_of_ones_own_are_not_shown_beside_the_committed_models(clone):
         artifacts.load_dataset(params.load("published", clone))
 
 
+def test_the_same_images_may_have_new_titles(clone):
+    """A kept model's model.json has the titles of its training, metrics.json has those of today."""
+    for file, title in (("metrics.json", "house numbers"), ("checkpoint/model.json", "SVHN subset")):
+        path = clone / "reports/subset" / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"images": f"MNIST 120/40 + {title} 120/40"}))
+    assert artifacts.load_dataset(params.load("published", clone)).shapes.keys() == {"mnist", "svhn"}
+
+
 def test_archives_of_other_sizes_are_refused(clone):
     write_archives(clone / "data")
     with pytest.raises(files.FileError, match=r"model.json: made for images .*\(1, 28, 28\).* are .*\(1, 16, 16\)"):

@@ -19,7 +19,7 @@ from test_faults import write_pipeline
 from tiny import ROOT, environment, make_data, write_archives, write_params, write_project
 
 from qmvae.data.checks import DataError
-from qmvae.pipeline import artifacts, repro, training
+from qmvae.pipeline import artifacts, device, repro
 from qmvae.pipeline.files import FileError
 from qmvae.pipeline.params import ParamsError
 from qmvae.pipeline.stages import classifiers
@@ -316,7 +316,7 @@ def test_classifiers_of_one_modality_bring_their_accuracies(tmp_path, one_thread
 def test_classifiers_whose_weights_are_not_finite_are_not_kept(tmp_path, one_thread):
     run = make_data(write_project(tmp_path))
     run = run.model_copy(update={"classifiers": run.classifiers.model_copy(update={"lr": 1e38})})
-    with pytest.raises(training.TrainingError, match=r"not finite; make presets.tiny.classifiers.lr: 1e\+38 smaller"):
+    with pytest.raises(device.TrainingError, match=r"not finite; make presets.tiny.classifiers.lr: 1e\+38 smaller"):
         classifiers.run(run, "mnist")
     assert not (run.artifacts / "classifiers").exists()
 
@@ -326,6 +326,6 @@ def test_classifiers_refuse_a_batch_larger_than_the_data(tmp_path):
     run = make_data(tmp_path)
     run = run.model_copy(update={"classifiers": run.classifiers.model_copy(update={"batch_size": 121})})
     message = "presets.tiny.classifiers.batch_size: 121 is more than the 120 training images of mnist; make it smaller"
-    with pytest.raises(training.TrainingError, match=message):
+    with pytest.raises(device.TrainingError, match=message):
         classifiers.run(run, "mnist")
     assert not (run.artifacts / "classifiers").exists()

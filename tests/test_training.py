@@ -18,9 +18,10 @@ from tiny import ROOT, environment, make_data, write_params, write_project
 
 from qmvae.data.dataset import Split
 from qmvae.pipeline import artifacts, checkpoint, files, jobs, params, tensor_files, threads, training
+from qmvae.pipeline.device import TrainingError, resolve_device
 from qmvae.pipeline.schema import MODELS
 from qmvae.pipeline.stages import train as stage
-from qmvae.pipeline.training import Log, TrainingError
+from qmvae.pipeline.training import Log
 from qmvae.train import BatchSampler, check_terms, lr_scale, make_optimizer, resolve_precision, training_steps
 
 
@@ -347,7 +348,7 @@ def test_errors_of_the_command_are_one_message(project, arguments, changes, mess
 def test_a_gpu_that_is_not_there(project, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(TrainingError, match="device: cuda, but torch sees no GPU here; use `auto` or `cpu`"):
-        training.resolve_device(params.load().model_copy(update={"device": "cuda"}))
+        resolve_device(params.load().model_copy(update={"device": "cuda"}))
 
 
 def test_a_saved_model_loads_to_the_same_outputs(project):

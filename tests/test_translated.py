@@ -5,9 +5,9 @@ import torch
 from test_models import make, sample
 from torch import distributions as D
 
-from qmvae.model import translated
+from qmvae.baselines import translated
+from qmvae.baselines.translated import class_share, hinge
 from qmvae.model.gaussian import Gaussian
-from qmvae.model.translated import class_share, hinge
 
 
 def test_the_hinge_by_hand():

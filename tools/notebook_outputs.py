@@ -16,7 +16,7 @@ SUBSET = "09", "10"
 NOT_QUICK = "09", "10", "12"  # what they show does not depend on a run of `quick`
 
 
-def shown(stem: str) -> str:
+def committed_preset(stem: str) -> str:
     """Return the preset whose outputs notebooks/<stem>.ipynb has."""
     return params.SOURCE if stem.startswith(SUBSET) else params.PUBLISHED
 
@@ -52,8 +52,8 @@ def main(root: Path = ROOT) -> None:
     """Run the notebooks and write both folders. Raises FileError, and leaves both as they were, if one fails."""
     texts = {}
     for path in sorted((root / "notebooks").glob("*.ipynb")):
-        notebooks.execute(params.load(shown(path.stem), root), path.stem)
-        texts[path] = executed(root, shown(path.stem), path)
+        notebooks.execute(params.load(committed_preset(path.stem), root), path.stem)
+        texts[path] = executed(root, committed_preset(path.stem), path)
         if not path.stem.startswith(NOT_QUICK):
             texts[root / "tests" / "notebooks" / path.name] = for_nbval(executed(root, "quick", path))
     for path, notebook in texts.items():

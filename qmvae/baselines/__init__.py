@@ -1,1 +1,1 @@
-"""The models that the paper compares Q-MVAE with, and five related ones: one file and its own objective for each."""
+"""The models that the paper compares Q-MVAE with, five related ones, and our extension of Q-MVAE: one file each."""

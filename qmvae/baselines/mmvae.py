@@ -106,7 +106,7 @@ class MMVAE(MultimodalVAE):
 
     def fuse(self, posteriors: Mapping[str, Laplace]) -> Laplace | Mixture:
         """Return q(z|x) for one modality and the mixture of all q(z|x_m) for several, over (N, D)."""
-        return Mixture(stack(posteriors)) if len(posteriors) > 1 else super().fuse(posteriors)
+        return Mixture(stack(posteriors)) if len(posteriors) > 1 else next(iter(posteriors.values()))
 
     def shared_prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Return samples of the shared code from `prior`: (count, shared)."""

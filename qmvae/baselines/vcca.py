@@ -31,7 +31,7 @@ class VCCA(MultimodalVAE):
 
         The objective samples z from the components of this mixture with equal weights.
         """
-        return Mixture(stack(posteriors)) if len(posteriors) > 1 else super().fuse(posteriors)
+        return Mixture(stack(posteriors)) if len(posteriors) > 1 else next(iter(posteriors.values()))
 
     def objective(self, images: Images, labels: Tensor) -> dict[str, Tensor]:
         """Return -1/M sum_m L_m as `loss`, and its terms: batch means, scalars.

@@ -1,4 +1,4 @@
-"""The images of a run from one of three sources: `builtin`, `archive` and `official` (torchvision's)."""
+"""The images of a run from one of three sources: `builtin`, `archive` and `torchvision` (see official.py)."""
 
 from collections.abc import Collection
 from pathlib import Path

@@ -101,7 +101,7 @@ def accuracy(classifier: nn.Module, images: Tensor, labels: Tensor) -> float:
     return (torch.stack(correct).sum() / len(labels)).item()
 
 
-def majority_class(labels: Tensor) -> float:
+def majority_share(labels: Tensor) -> float:
     """Return the share of the most frequent label: the chance level, the accuracy of always giving that label."""
     return labels.unique(return_counts=True)[1].max().item() / len(labels)
 
@@ -109,7 +109,7 @@ def majority_class(labels: Tensor) -> float:
 def chance_levels(split: Split) -> dict[str, float]:
     """Return the chance level of each modality's images, by modality, and of the pairs as `both`."""
     labels = split.labels | {"both": split.pair_labels}
-    return {name: majority_class(values) for name, values in labels.items()}
+    return {name: majority_share(values) for name, values in labels.items()}
 
 
 def fit(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qmvae.model.gaussian import Gaussian, log_likelihood, product_of_experts
+from qmvae.model.gaussian import Gaussian, log_likelihood
 from qmvae.model.networks import Decoder, GaussianEncoder, Shape
 
 # modality -> float images (N, C, H, W) in [0, 1]; row i of every modality belongs to pair i, one image of each
@@ -95,15 +95,8 @@ class MultimodalVAE(nn.Module):
     # Codes
 
     def fuse(self, posteriors: Mapping[str, Any]) -> Any:  # Gaussians; MMVAE has Laplace distributions
-        """Return the posterior of z given several modalities, from the unimodal posteriors q(z|x_m), (N, shared) each.
-
-        The base class applies Eq. 8 to two or more posteriors, and returns a single one unchanged (section 3.4).
-        Subclasses may replace this rule. There is at least one posterior.
-
-        q(z|x,y) is proportional to p(z) q(z|x) q(z|y)    (Eq. 8)
-        """
-        experts = list(posteriors.values())
-        return product_of_experts(experts) if len(experts) > 1 else experts[0]
+        """Return the posterior of z given one or more modalities, from their posteriors q(z|x_m), (N, shared) each."""
+        raise NotImplementedError(f"{type(self).__name__} has no `fuse`; define it")
 
     def shared(self, images: Mapping[str, Any]) -> Any:
         """Return q(z|the given modalities), a distribution over (N, shared) with `mean`, `logvar` and `rsample()`.

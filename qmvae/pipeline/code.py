@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-OWN_MODELS = "qmvae", "translated"  # in qmvae/model; all others are in qmvae/baselines
+ROOT = Path(__file__).parents[2]  # of the repository
 # The first two turn params.yaml into values; DVC and the fingerprints of training hash the values themselves. The last
 # two only choose the stage and print its errors.
 EXEMPT = {f"qmvae/{name}.py" for name in ("pipeline/schema", "pipeline/params", "pipeline/messages", "__main__")}
@@ -102,12 +102,12 @@ def code_hash(root: Path, sources: Iterable[str]) -> str:
 
 def model_file(name: str) -> str:
     """Return the path of a model's own file, which checkpoint.model_class imports by name."""
-    return f"qmvae/{'model' if name in OWN_MODELS else 'baselines'}/{name}.py"
+    return f"qmvae/{'model' if name == 'qmvae' else 'baselines'}/{name}.py"
 
 
 def model_names(root: Path) -> list[str]:
-    """Return the names of all models: Q-MVAE, its extension, then the baselines in alphabetical order."""
-    return [*OWN_MODELS, *sorted(p.stem for p in (root / "qmvae/baselines").glob("*.py") if p.stem != "__init__")]
+    """Return the names of all models: Q-MVAE, then the others in alphabetical order."""
+    return ["qmvae", *sorted(p.stem for p in (root / "qmvae/baselines").glob("*.py") if p.stem != "__init__")]
 
 
 def stage_sources(root: Path) -> dict[str, list[str]]:

@@ -8,17 +8,15 @@ EXPECTED = ("ParamsError", "DataError", "TrainingError", "FileError", "JobError"
 
 
 @contextlib.contextmanager
-def one_message(what: str, again: str = "`make repro`", *errors: type[Exception]) -> Iterator[None]:
+def one_message(what: str, again: str = "`make repro`") -> Iterator[None]:
     """End the process in one message on Ctrl-C and on errors that users can correct.
 
-    what: the command, for messages. again: the command that continues. errors: others whose text is enough.
+    what: the command, for messages. again: the command that continues.
     """
     try:
         yield
     except KeyboardInterrupt:
         sys.exit(f"\nstopped; {again} continues from here")
-    except errors as error:
-        sys.exit(f"{what}: {error}")
     except OSError as error:
         sys.exit(f"cannot continue: {error}; correct that, and {again} continues from here")
     except (ValueError, RuntimeError) as error:

@@ -104,7 +104,7 @@ def promises_figure(cell: nbformat.NotebookNode) -> bool:
 
 
 def faults(path: Path) -> list[str]:
-    """Return what a notebook holds that does not belong into git: metadata of a run, errors, paths of one machine."""
+    """Return the parts of a notebook that do not belong in git: metadata of a run, errors, paths of one machine."""
     notebook = nbformat.read(path, as_version=4)
     cleaned = copy.deepcopy(notebook)
     clean(cleaned)

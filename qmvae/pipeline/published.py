@@ -7,9 +7,11 @@ a notebook reads them, with the numbers of all seeds in reports/subset/metrics.j
 
 import fcntl
 import functools
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +21,6 @@ from qmvae.data.dataset import build
 from qmvae.evaluate.classifiers import CLASSIFIERS
 from qmvae.pipeline import checkpoint, code, datasets, files, params, tensor_files
 from qmvae.pipeline.schema import MODELS, Params
-from qmvae.pipeline.training import ROOT
 
 LEFT_OUT = "cvae", "mopoe"  # so that the folder stays below 25 MB; CVAE is the largest, with a model a direction
 TITLES = {"mnist": "built-in handwriting", "svhn": "built-in street numbers"}
@@ -52,7 +53,7 @@ def halved(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of a file, those of float32 as float16. Raises FileError for values that float16 has not."""
     half = {key: t.half() if t.dtype == torch.float32 else t for key, t in tensors.items()}
     if wrong := tensor_files.not_finite(half):
-        raise files.FileError(f"{path}: {wrong[0]} has a value beyond the range of float16; it cannot be published")
+        raise files.FileError(f"{path}: {wrong} has a value beyond the range of float16; it cannot be published")
     return half
 
 
@@ -111,14 +112,13 @@ def fill(run: Params, builtin: bool) -> None:
             )
             raise files.FileError(f"params.yaml: modalities: found {own}; the committed models have {theirs}; {cure}")
         for file in ("model.safetensors", "model.json", "log.csv"):
-            if file != "log.csv" or (place / file).exists():  # only notebook 03 reads a log
-                copy(place / file, target / file)
+            copy(place / file, target / file)
     for path in (*classifier_files(run, folder / "classifiers"), folder / "classifiers" / "accuracy.json"):
         copy(path, run.artifacts / "classifiers" / path.name)
     numbers = folder.parent / "metrics.json"
     about, metrics = (files.load_json(path, CURE) for path in (folder / "model.json", numbers))
     images, found = about.get("images"), metrics.get("images") if isinstance(metrics, dict) else metrics
-    if found != images:
+    if counts(found) != counts(images):
         cure = "`git checkout reports/subset` brings the committed results back, after you have copied yours"
         raise files.FileError(f"{numbers}: images: found {found}; the committed models have {images}; {cure}")
     copy(numbers, run.reports / "metrics.json")
@@ -130,6 +130,11 @@ def fill(run: Params, builtin: bool) -> None:
             fault = f"made for images {of_model}, but the images of {run.data} are {dataset.shapes}"
             raise files.FileError(f"{path}: {fault}; move the archives to another folder")
     datasets.save_dataset(dataset, run.artifacts / "data")
+
+
+def counts(images: Any) -> list[str]:
+    """Return the numbers of training and test images of each modality in Dataset.describe's text, without titles."""
+    return re.findall(r"[\d,]+/[\d,]+", str(images))
 
 
 def committed(run: Params) -> Path:
@@ -145,7 +150,7 @@ def fingerprint(run: Params, builtin: bool) -> str:
     seeds = [run.training[name].seeds for name in run.models]
     parts = [builtin, run.models, seeds, list(run.modalities), run.images.model_dump(), run.pairs.model_dump()]
     parts += [[str(path.relative_to(folder.parent)) for path in paths]]
-    parts += [code.code_hash(ROOT, ["qmvae/pipeline/published.py"])]
+    parts += [code.code_hash(code.ROOT, ["qmvae/pipeline/published.py"])]
     archives = [] if builtin else [run.data / f"{name}.npz" for name in run.modalities]
     return files.fingerprint(parts, [*paths, *archives])
 

@@ -49,10 +49,10 @@ def load_weights(path: Path, expected: Mapping[str, Tensor], what: str, hint: st
             fault = f"{key} is {found or 'missing'}, expected {wanted or 'nothing of that name'}"
             raise FileError(f"{path}: does not fit {what}: {fault}; {hint}")
     if broken := not_finite(weights):
-        raise FileError(f"{path}: {broken[0]} has values that are not finite; {hint}")
+        raise FileError(f"{path}: {broken} has values that are not finite; {hint}")
     return weights
 
 
-def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the tensors that have NaN or infinite values, in their order."""
-    return [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor that has NaN or infinite values, or None."""
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)

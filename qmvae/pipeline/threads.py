@@ -7,17 +7,27 @@ import torch
 
 from qmvae.pipeline.jobs import claimed_threads, own_cores
 
+DEFAULT = torch.get_num_threads()  # when the process starts
+
+
+def use_one_thread() -> None:
+    """Set torch to one thread, unless OMP_NUM_THREADS is set: in float32 the last bits depend on the number."""
+    if not claimed_threads():
+        torch.set_num_threads(1)
+
 
 class FreeThreads:
     """The number of torch's threads, kept at the number of cores that other processes leave free.
 
     Threads that wait for a core slow a step several times. Only in bfloat16 does the number change, since results
-    there do not depend on it. In float32 the constructor sets it to 1. Where OMP_NUM_THREADS is set, it stays as it is.
+    there do not depend on it. In float32 it is 1. Where OMP_NUM_THREADS is set, it stays as it is.
     """
 
     def __init__(self, precision: str):
-        if precision == "float32" and not claimed_threads():
-            torch.set_num_threads(1)
+        if precision == "float32":
+            use_one_thread()
+        elif not claimed_threads():
+            torch.set_num_threads(DEFAULT)  # an evaluation before may have left one
         self.most = torch.get_num_threads()
         self.adapts = self.most > 1 and not claimed_threads()
         self.last = self.read()

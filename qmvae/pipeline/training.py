@@ -17,22 +17,12 @@ from tqdm import tqdm
 
 from qmvae.data.dataset import Dataset
 from qmvae.pipeline import checkpoint, code, datasets, files, tensor_files
+from qmvae.pipeline.device import TrainingError, resolve_device
 from qmvae.pipeline.schema import Params
 from qmvae.pipeline.threads import FreeThreads
 from qmvae.train import make_optimizer, resolve_precision, training_steps
 
-ROOT = Path(__file__).parents[2]  # of the repository
-
-
-class TrainingError(RuntimeError):
-    """Training cannot start or continue; the message says why and what to do."""
-
-
-def resolve_device(run: Params) -> torch.device:
-    """Return the device that params.yaml asks for; `auto` is a GPU where there is one. Raises TrainingError."""
-    if run.device == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("params.yaml: device: cuda, but torch sees no GPU here; use `auto` or `cpu`")
-    return torch.device("cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu")
+KEPT = "kept, trained earlier with the same parameters, images and code"
 
 
 class Log:
@@ -78,16 +68,14 @@ class Log:
         return text.getvalue()
 
 
-def is_trained(folder: Path, title: str, fingerprint: str) -> bool:
-    """Return whether the folder has a finished model with this fingerprint and whole weights. Print if it is kept."""
+def is_trained(folder: Path, fingerprint: str) -> bool:
+    """Return whether the folder has a finished model with this fingerprint and whole weights."""
     if not files.has_fingerprint(folder / "model.json", fingerprint):
         return False
     try:
         tensor_files.load(folder / "model.safetensors")
     except files.FileError:
-        print(f"{title}: trained again, since {folder / 'model.safetensors'} is missing or incomplete", flush=True)
         return False
-    print(f"{title}: kept, trained earlier with the same parameters, images and code", flush=True)
     return True
 
 
@@ -103,8 +91,11 @@ def train_seed(
     keep: steps after which a copy of the model goes into the subfolder step-<n>.
     """
     settings, title = run.training[name], f"{name}, seed {seed}"
-    if is_trained(folder, title, fingerprint):
+    if is_trained(folder, fingerprint):
+        print(f"{title}: {KEPT}", flush=True)
         return
+    if files.has_fingerprint(folder / "model.json", fingerprint):
+        print(f"{title}: trained again, since {folder / 'model.safetensors'} is missing or incomplete", flush=True)
     device = dataset.train.pairs.device
     torch.backends.cudnn.deterministic = True  # two runs on one GPU give the same bytes
     torch.manual_seed(seed)
@@ -141,7 +132,7 @@ def train_seed(
             if bar.disable:
                 print(f"{title}: step {step:,} of {settings.steps:,}, loss {log.latest('loss')['loss']}", flush=True)
     if broken := tensor_files.not_finite(model.state_dict()):
-        raise TrainingError(f"{title}: after the last step {broken[0]} is not finite; {cure}")
+        raise TrainingError(f"{title}: after the last step {broken} is not finite; {cure}")
     (folder / "model.json").unlink(missing_ok=True)  # it names the earlier weights, which are replaced now
     files.save_text(folder / "log.csv", log.csv())
     about |= {"steps": settings.steps, "fingerprint": fingerprint}
@@ -198,7 +189,7 @@ def fingerprint(run: Params, name: str, seed: int) -> str:
     settings["precision"] = resolve_precision(settings["precision"], device)
     parts = [name, seed, settings, getattr(run, name).model_dump(), run.networks]
     sources = ["qmvae/pipeline/training.py", code.model_file(name)]
-    parts += [torch.__version__, device.type, code.code_hash(ROOT, sources)]
+    parts += [torch.__version__, device.type, code.code_hash(code.ROOT, sources)]
     return files.fingerprint(parts, sorted((run.artifacts / "data").glob("*.safetensors")))
 
 

@@ -1,5 +1,6 @@
 """Train the classifiers that label generated images, and the supervised baselines: artifacts/<preset>/classifiers."""
 
+import fcntl
 from typing import Any
 
 import torch
@@ -8,10 +9,10 @@ from qmvae.data.dataset import Dataset
 from qmvae.evaluate.classifiers import CLASSIFIERS, accuracy, fit
 from qmvae.model.networks import NETWORKS
 from qmvae.pipeline import artifacts, files, tensor_files
+from qmvae.pipeline.device import TrainingError, resolve_device
 from qmvae.pipeline.jobs import side_by_side
 from qmvae.pipeline.schema import Params
-from qmvae.pipeline.threads import FreeThreads
-from qmvae.pipeline.training import TrainingError, resolve_device
+from qmvae.pipeline.threads import use_one_thread
 
 
 def run(params: Params, modality: str | None = None) -> None:
@@ -30,10 +31,12 @@ def run(params: Params, modality: str | None = None) -> None:
     else:
         for name in names:
             train(params, name)
-    if all((folder / f"{name}.json").exists() for name in names):
-        accuracies = {name: files.load_json(folder / f"{name}.json") for name in names}
-        by_kind = {kind: {name: accuracies[name][kind] for name in names} for kind in accuracies[names[0]]}
-        files.save_json(folder / "accuracy.json", by_kind)
+    with open(folder.with_suffix(".lock"), "w") as lock:  # two modalities may be finished at the same time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if all((folder / f"{name}.json").exists() for name in names):
+            accuracies = {name: files.load_json(folder / f"{name}.json") for name in names}
+            by_kind = {kind: {name: accuracies[name][kind] for name in names} for kind in accuracies[names[0]]}
+            files.save_json(folder / "accuracy.json", by_kind)
 
 
 def train(params: Params, name: str) -> None:
@@ -45,7 +48,7 @@ def train(params: Params, name: str) -> None:
 
 def train_networks(params: Params, dataset: Dataset, name: str) -> dict[str, float]:
     """Train the networks of one modality, write the weights of the classifiers, and return all accuracies by kind."""
-    FreeThreads("float32")
+    use_one_thread()
     settings, folder, shape = params.classifiers, params.artifacts / "classifiers", dataset.shapes[name]
     images, count = dataset.train.images[name], len(dataset.classes)
     if len(images) < settings.batch_size:

@@ -5,10 +5,10 @@ from typing import Any
 from qmvae.data.dataset import Dataset
 from qmvae.evaluate.evaluator import Evaluator
 from qmvae.pipeline import artifacts, code, files
+from qmvae.pipeline.device import resolve_device
 from qmvae.pipeline.jobs import side_by_side
 from qmvae.pipeline.schema import Params
-from qmvae.pipeline.threads import FreeThreads
-from qmvae.pipeline.training import ROOT, resolve_device
+from qmvae.pipeline.threads import use_one_thread
 
 
 def run(params: Params, models: list[str]) -> None:
@@ -30,9 +30,9 @@ def run(params: Params, models: list[str]) -> None:
 
 
 def fingerprint(params: Params, name: str) -> str:
-    """Return the SHA-256 over all that a model's numbers depend on."""
+    """Return the SHA-256 over the models, images, classifiers, settings and code that a model's numbers depend on."""
     sources = ["qmvae/pipeline/stages/evaluate.py", code.model_file(name)]
-    parts = [params.evaluation.model_dump(), params.training[name].seeds, code.code_hash(ROOT, sources)]
+    parts = [params.evaluation.model_dump(), params.training[name].seeds, code.code_hash(code.ROOT, sources)]
     models = params.artifacts / "models" / name
     folders = params.artifacts / "data", params.artifacts / "classifiers", models
     tensors = (path for folder in folders for path in folder.rglob("*.safetensors"))
@@ -42,8 +42,10 @@ def fingerprint(params: Params, name: str) -> str:
 def make_evaluator(params: Params, dataset: Dataset, settings: Any) -> Evaluator:
     """Return the evaluator of a data set, with the classifiers of the run, on the device of the images.
 
+    It sets torch to one thread, since the last bits of a number depend on how many there are.
     settings: conditions, probe_pairs and seed, as in the section `evaluation` of params.yaml. Raises FileError.
     """
+    use_one_thread()
     device = dataset.train.pairs.device
     standard, strong = (artifacts.load_classifiers(params, dataset, kind, device) for kind in ("standard", "strong"))
     return Evaluator(dataset, standard, strong, settings.conditions, settings.probe_pairs, settings.seed)
@@ -51,7 +53,6 @@ def make_evaluator(params: Params, dataset: Dataset, settings: Any) -> Evaluator
 
 def evaluate(params: Params, name: str) -> dict:
     """Return the numbers by part, key and seed, and how the model was trained. Raises FileError."""
-    FreeThreads("float32")
     device, training = resolve_device(params), params.training[name]
     evaluator = make_evaluator(params, artifacts.load_dataset(params, device), params.evaluation)
     numbers: dict[str, dict[str, dict[str, float]]] = {}

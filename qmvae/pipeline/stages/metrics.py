@@ -7,8 +7,8 @@ import torch
 
 from qmvae.evaluate.classifiers import chance_levels
 from qmvae.pipeline import artifacts, files
+from qmvae.pipeline.device import resolve_device
 from qmvae.pipeline.schema import Params
-from qmvae.pipeline.training import resolve_device
 
 DIGITS = 6  # significant ones, so that the last bit of another processor leaves the file as it is
 

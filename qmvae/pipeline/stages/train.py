@@ -2,9 +2,10 @@
 
 import shutil
 
+from qmvae.pipeline.device import resolve_device
 from qmvae.pipeline.jobs import side_by_side
 from qmvae.pipeline.schema import Params
-from qmvae.pipeline.training import fingerprint, is_trained, progress_folder, resolve_device, train_one
+from qmvae.pipeline.training import KEPT, fingerprint, is_trained, progress_folder, train_one
 
 
 def run(params: Params, models: list[str], seed: int | None = None) -> None:
@@ -15,12 +16,13 @@ def run(params: Params, models: list[str], seed: int | None = None) -> None:
     """
     if seed is not None:
         return train_one(params, models[0], seed)
-    open_seeds = [
-        (name, seed)
-        for name in models
-        for seed in params.training[name].seeds
-        if not is_trained(progress_folder(params, name, seed), f"{name}, seed {seed}", fingerprint(params, name, seed))
-    ]
+    open_seeds = []
+    for name in models:
+        for own in params.training[name].seeds:
+            if is_trained(progress_folder(params, name, own), fingerprint(params, name, own)):
+                print(f"{name}, seed {own}: {KEPT}", flush=True)
+            else:
+                open_seeds.append((name, own))
     if len(open_seeds) > 1 and resolve_device(params).type == "cpu":
         side_by_side([["train", name, "--seed", str(seed)] for name, seed in open_seeds])
     else:
