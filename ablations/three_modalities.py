@@ -19,7 +19,7 @@ from qmvae.evaluate.linear_probe import linear_probe
 from qmvae.model.base import MultimodalVAE
 from qmvae.pipeline import artifacts, datasets, files, messages, params
 from qmvae.pipeline.device import resolve_device
-from qmvae.pipeline.schema import Modality
+from qmvae.pipeline.sections import Modality
 from qmvae.pipeline.stages import classifiers, train
 from qmvae.pipeline.stages.evaluate import percentages
 

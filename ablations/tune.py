@@ -22,7 +22,8 @@ from pydantic import Field, ValidationError, field_validator
 from qmvae.data.dataset import Dataset, hold_out
 from qmvae.pipeline import artifacts, checkpoint, files, messages, params, training
 from qmvae.pipeline.device import resolve_device
-from qmvae.pipeline.schema import Count, ModelName, Name, Sample, Section, Seed, by_name, with_changes
+from qmvae.pipeline.schema import by_name, with_changes
+from qmvae.pipeline.sections import Count, ModelName, Name, Sample, Section, Seed
 from qmvae.pipeline.stages.evaluate import make_evaluator
 from qmvae.report import plots, tables
 from qmvae.train import resolve_precision

@@ -20,7 +20,8 @@ from qmvae.data.dataset import Dataset
 from qmvae.evaluate.cross_generation import cross_generation, sample_indices
 from qmvae.pipeline import artifacts, checkpoint, files, params
 from qmvae.pipeline.device import resolve_device
-from qmvae.pipeline.schema import Params, Training
+from qmvae.pipeline.schema import Params
+from qmvae.pipeline.sections import Training
 from qmvae.pipeline.training import train_seed
 
 RUNS = ["500x128", "1000x64", "2000x32", "1000x128", "2000x64", "4000x32", "2000x128", "4000x64"]

@@ -15,7 +15,7 @@ from qmvae.evaluate.evaluator import Evaluator
 from qmvae.model.base import MultimodalVAE
 from qmvae.model.gaussian import Gaussian, product_of_experts
 from qmvae.pipeline import checkpoint, params
-from qmvae.pipeline.schema import MODELS
+from qmvae.pipeline.sections import MODELS
 from qmvae.report import tables
 
 NAMES = ("mnist", "svhn")

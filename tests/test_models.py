@@ -12,11 +12,11 @@ import yaml
 from torch import nn
 
 from qmvae.model.base import check_names, warm_up
-from qmvae.pipeline import checkpoint, code, params, schema
+from qmvae.pipeline import checkpoint, code, params, sections
 from qmvae.report import tables
 
 # all but CVAE, which has no shared code; tests/test_related.py has its tests
-MODELS = {name: checkpoint.model_class(name) for name in schema.MODELS if name != "cvae"}
+MODELS = {name: checkpoint.model_class(name) for name in sections.MODELS if name != "cvae"}
 SHAPES = {"mnist": (1, 4, 4), "svhn": (3, 8, 8), "third": (1, 3, 5)}
 NETWORKS = {"mnist": "mlp", "svhn": "conv", "third": "mlp"}
 PER_MODALITY = {"likelihood", "kl_private", "delta", "digit", "style"}
@@ -158,7 +158,7 @@ def test_cross_generation_depends_on_its_seed_only(name):
 
 def test_the_models_are_those_of_the_parameters():
     """Each list of all models has each of them, so that a new model is forgotten nowhere."""
-    names = set(schema.MODELS)
+    names = set(sections.MODELS)
     assert names == {*MODELS, "cvae"} == {*code.model_names(PARAMS.parent)} == {*tables.MODELS}
     stages = yaml.safe_load((PARAMS.parent / "dvc.yaml").read_text())["stages"]
     assert names <= {*stages["train"]["params"]}
@@ -182,7 +182,7 @@ def test_parameters_of_each_modality_must_be_complete(name, tmp_path):
 @every
 def test_checkpoints_bring_the_model_back(name, tmp_path):
     model, images, _ = make(name)
-    model.config = schema.MODELS[name].model_validate(json.loads(json.dumps(model.config, default=vars)))
+    model.config = sections.MODELS[name].model_validate(json.loads(json.dumps(model.config, default=vars)))
     checkpoint.save_model(tmp_path, model, name, NETWORKS, {})
     loaded = checkpoint.load_model(tmp_path)
     expected = model.cross_generate({"svhn": images["svhn"]}, "mnist", seed=0)

@@ -10,7 +10,7 @@ from PIL import Image
 from tiny import ROOT
 
 from qmvae.data.dataset import Dataset, Split
-from qmvae.pipeline import checkpoint, params, schema
+from qmvae.pipeline import checkpoint, params, sections
 from qmvae.report.playground import REACH, ZOOM, Playground
 
 SHAPES = {"pen": (1, 12, 12), "house": (3, 16, 16), "sign": (3, 16, 16)}
@@ -21,7 +21,7 @@ TITLES = {"pen": "Handwriting", "house": "Houses", "sign": "Signs"}
 def world():
     """Return a model with fresh weights and random images of three other modalities and three classes."""
     torch.manual_seed(0)
-    likelihood = {name: schema.Likelihood(family="laplace", scale=1.0, weight=1.0) for name in SHAPES}
+    likelihood = {name: sections.Likelihood(family="laplace", scale=1.0, weight=1.0) for name in SHAPES}
     changes = {"likelihood": likelihood, "kl_private": dict.fromkeys(SHAPES, 1.0)}
     config = params.load(root=ROOT).qmvae.model_copy(update=changes)
     networks = {"pen": "mlp", "house": "conv", "sign": "conv"}

@@ -23,7 +23,7 @@ from qmvae.data.dataset import Dataset, Split
 from qmvae.pipeline import artifacts, checkpoint, params
 from qmvae.pipeline.files import FileError
 from qmvae.pipeline.params import load
-from qmvae.pipeline.schema import Likelihood
+from qmvae.pipeline.sections import Likelihood
 from qmvae.report import playground
 from tools import site
 

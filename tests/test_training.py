@@ -19,7 +19,7 @@ from tiny import ROOT, environment, make_data, write_params, write_project
 from qmvae.data.dataset import Split
 from qmvae.pipeline import artifacts, checkpoint, files, jobs, params, tensor_files, threads, training
 from qmvae.pipeline.device import TrainingError, resolve_device
-from qmvae.pipeline.schema import MODELS
+from qmvae.pipeline.sections import MODELS
 from qmvae.pipeline.stages import train as stage
 from qmvae.pipeline.training import Log
 from qmvae.train import BatchSampler, check_terms, lr_scale, make_optimizer, resolve_precision, training_steps

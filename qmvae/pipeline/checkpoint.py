@@ -11,7 +11,7 @@ import torch
 
 from qmvae.model.base import MultimodalVAE
 from qmvae.model.networks import Shape
-from qmvae.pipeline import code, files, schema, tensor_files
+from qmvae.pipeline import code, files, sections, tensor_files
 
 HINT = "give a folder with model.safetensors and model.json, such as artifacts/<preset>/models/<model>/seed-<k>"
 CLASSES = {"translated": "TranslatedQMVAE"}  # of models whose class is not their name in capitals
@@ -60,8 +60,8 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", hint: str
     folder = Path(folder)
     about = files.load_json(folder / "model.json", hint)
     try:
-        name = schema.known_model(about["model"])
-        config = schema.MODELS[name].model_validate(about["config"])
+        name = sections.known_model(about["model"])
+        config = sections.MODELS[name].model_validate(about["config"])
         shapes = {m: (int(c), int(h), int(w)) for m, (c, h, w) in about["shapes"].items()}
         if any(not 0 < side <= 1024 for shape in shapes.values() for side in shape):
             raise ValueError(f"shapes {shapes} are out of range")

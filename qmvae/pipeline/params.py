@@ -17,7 +17,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from qmvae.pipeline import files
-from qmvae.pipeline.schema import MODELS, NAME, TITLE, File, Params
+from qmvae.pipeline.schema import File, Params
+from qmvae.pipeline.sections import MODELS, NAME, TITLE
 
 TEXTS = {  # of pydantic's faults, by type or by the pattern that a text does not match, where its own are no help
     "extra_forbidden": "unknown key; remove it or correct its spelling",

@@ -20,7 +20,8 @@ from qmvae.data import sources
 from qmvae.data.dataset import build
 from qmvae.evaluate.classifiers import CLASSIFIERS
 from qmvae.pipeline import checkpoint, code, datasets, files, params, tensor_files
-from qmvae.pipeline.schema import MODELS, Params
+from qmvae.pipeline.schema import Params
+from qmvae.pipeline.sections import MODELS
 
 LEFT_OUT = "cvae", "mopoe"  # so that the folder stays below 25 MB; CVAE is the largest, with a model a direction
 TITLES = {"mnist": "built-in handwriting", "svhn": "built-in street numbers"}
