@@ -75,3 +75,12 @@ def test_the_chance_level_is_the_share_of_the_majority_class():
     labels = {"a": torch.tensor([5, 5, 8]), "b": torch.tensor([5, 8])}
     split = Split({}, labels, torch.tensor([[0, 0], [1, 0], [2, 1], [2, 1], [2, 1]], dtype=torch.int32))
     assert classifiers.chance_levels(split) == {"a": 2 / 3, "b": 1 / 2, "both": 3 / 5}
+
+
+def test_the_learning_rate_falls_in_the_cooldown(monkeypatch):
+    seen, real = [], torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: (seen.append(self.param_groups[0]["lr"]), real(self))[1])
+    images, labels = torch.randint(0, 255, (8, 1, 16, 16), dtype=torch.uint8), torch.arange(8) % 2
+    settings = {"steps": 4, "batch_size": 4, "lr": 0.1, "seed": 0, "title": "", "cooldown": 0.5}
+    classifiers.fit(classifiers.Classifier((1, 16, 16), 2), images, labels, **settings)
+    assert seen == pytest.approx([0.1, 0.1, 0.1, 0.05])

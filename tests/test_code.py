@@ -56,6 +56,12 @@ def test_every_notebook_that_loads_images_depends_on_them():
     assert len(found) == 9
 
 
+def test_ablations_and_notebooks_depend_on_the_models_that_they_load():
+    for name, sources in code.stage_sources(ROOT).items():
+        if name.startswith(("ablations", "notebook")):
+            assert code.model_file("qmvae") in code.closure(ROOT, sources), name
+
+
 def test_the_hash_files_are_those_of_all_stages(tmp_path):
     for folder in ("qmvae", "notebooks", "ablations"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -71,7 +77,7 @@ def project(tmp_path_factory):
 
 
 TRACER = """if True:
-    import sys
+    import json, sys
     from qmvae.__main__ import main
     for arguments in sys.argv[1:]:
         sys.argv = ["qmvae", *arguments.split()]
@@ -80,7 +86,7 @@ TRACER = """if True:
         except SystemExit as end:
             assert not end.code, end.code
     files = {getattr(module, "__file__", None) or "" for name, module in sys.modules.items() if name[:5] == "qmvae"}
-    print("LOADED", *sorted(files - {""}))
+    print(json.dumps(sorted(files - {""})))
 """
 
 
@@ -100,7 +106,7 @@ def test_what_a_stage_loads_is_in_its_hash(project, commands):
         [sys.executable, "-c", TRACER, *commands], cwd=project, env=environment(), capture_output=True, text=True
     )
     assert process.returncode == 0, process.stderr
-    loaded = process.stdout.splitlines()[-1].split()[1:]
+    loaded = json.loads(process.stdout.splitlines()[-1])
     loaded = {file.removeprefix(f"{ROOT}/") for file in loaded}
     hashed = set(code.closure(ROOT, code.stage_sources(ROOT)[commands[0].split()[0]]))
     assert "qmvae/pipeline/datasets.py" in loaded and loaded - code.EXEMPT <= hashed

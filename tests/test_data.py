@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from tiny import environment, make_data, write_params, write_project
+from tiny import environment, make_data, write_archives, write_params, write_project
 
 from qmvae.data import builtin
 from qmvae.data.checks import DataError
 from qmvae.data.dataset import Dataset, Split, build, pair_by_class
 from qmvae.data.sources import files_read, read
-from qmvae.pipeline import files, tensor_files
+from qmvae.pipeline import artifacts, files, tensor_files
 from qmvae.pipeline import params as parameters
 from qmvae.pipeline.datasets import load_dataset, save_dataset
+from qmvae.pipeline.stages import data as stage
 
 MNIST_TRAIN = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 MNIST_TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -234,8 +235,9 @@ def test_files_that_do_not_fit_are_named(tmp_path):
     tensor_files.save(pairs, tensors | {"test": tensors["train"] + 40})
     with pytest.raises(files.FileError, match="test: the pairs are not of these images.*dvc repro"):
         load_dataset(folder, run.modalities)
-    tensor_files.save(pairs, tensors | {"train": tensors["train"].roll(1, dims=0) + torch.tensor([[0, 1]])})
-    with pytest.raises(files.FileError, match="train: the (images of a pair are of two classes|pairs are not)"):
+    mixed = torch.stack([tensors["train"][:, 0], tensors["train"][:, 1].flip(0)], dim=1)
+    tensor_files.save(pairs, tensors | {"train": mixed})
+    with pytest.raises(files.FileError, match="train: the images of a pair are of two classes"):
         load_dataset(folder, run.modalities)
     pairs.write_bytes(pairs.read_bytes()[:-9])
     with pytest.raises(files.FileError, match="pairs.safetensors.*dvc repro"):
@@ -266,3 +268,27 @@ def test_the_command_fails_with_one_message(tmp_path):
     assert run.returncode == 1 and run.stdout == "" and "Traceback" not in run.stderr
     assert len(run.stderr.splitlines()) == 1 and str(tmp_path / "data" / "mnist.npz") in run.stderr
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_the_stage_redraws_and_seeds_the_pairs(tmp_path):
+    write_project(tmp_path)
+    write_archives(tmp_path / "data", train=240, shapes={"mnist": (16, 16)})  # twice as many as of SVHN
+    run, found = make_data(tmp_path), set()
+    for change in ({}, {"redraw": not run.pairs.redraw}, {"seed": 1}, {"multiplier": 2}):
+        stage.run(run.model_copy(update={"pairs": run.pairs.model_copy(update=change)}))
+        found.add((run.artifacts / "data" / "pairs.safetensors").read_bytes())
+    assert len(found) == 4
+
+
+def test_notebooks_take_the_first_two_modalities_and_their_pairs(tmp_path, monkeypatch):
+    run = make_data(write_project(tmp_path))
+    two = artifacts.load_dataset(run)
+
+    def third(split):
+        images, labels = (part | {"third": part["mnist"]} for part in (split.images, split.labels))
+        return Split(images, labels, torch.cat([split.pairs, split.pairs[:, :1]], dim=1))
+
+    three = Dataset(third(two.train), third(two.test), two.titles | {"third": "a third"})
+    monkeypatch.setattr(artifacts, "load_dataset", lambda _: three)
+    _, found = artifacts.first_two(run)
+    assert torch.equal(found.train.pairs, two.train.pairs) and list(found.titles) == ["mnist", "svhn"]

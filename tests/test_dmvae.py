@@ -193,3 +193,11 @@ def test_products_are_without_the_prior():
         torch.testing.assert_close(
             model.fuse_members(posteriors, members[..., None]), fused_by_hand(posteriors, members)
         )
+
+
+def test_nt_xent_is_exact_under_autocast():
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 64, 8).unbind()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = nt_xent(a, b, 0.05)
+    torch.testing.assert_close(found, nt_xent(a, b, 0.05))

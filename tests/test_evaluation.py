@@ -14,8 +14,9 @@ from qmvae.evaluate import cross_generation, evaluator, linear_probe
 from qmvae.evaluate.evaluator import Evaluator
 from qmvae.model.base import MultimodalVAE
 from qmvae.model.gaussian import Gaussian, product_of_experts
-from qmvae.pipeline import checkpoint, params
+from qmvae.pipeline import checkpoint, files, params, tensor_files
 from qmvae.pipeline.sections import MODELS
+from qmvae.pipeline.stages import evaluate as stage
 from qmvae.report import tables
 
 NAMES = ("mnist", "svhn")
@@ -242,6 +243,8 @@ def test_sample_indices():
     assert len(indices.unique()) == 30 and indices.max() < 100
     assert cross_generation.sample_indices(100, "all", 0, "cpu").tolist() == list(range(100))
     assert len(cross_generation.sample_indices(100, 500, 0, "cpu")) == 100
+    samples = [cross_generation.sample_indices(1000, 30, seed, "cpu").tolist() for seed in (0, 0, 1)]
+    assert samples[0] == samples[1] != samples[2] and max(samples[0]) > 500
 
 
 @pytest.mark.parametrize("classes", [3, 26])
@@ -329,3 +332,44 @@ def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch, one_thread
     before, path = evaluate.fingerprint(run, "qmvae"), run.model_folder("qmvae", 1) / "model.json"
     path.write_text(path.read_text().replace('"test_time": "mean"', '"test_time": "sample"'))  # the weights stay
     assert evaluate.fingerprint(run, "qmvae") != before
+
+
+def test_the_probe_is_fitted_to_the_given_pairs_alone(monkeypatch):
+    seen = []
+
+    class Fit(linear_probe.LogisticRegression):
+        def fit(self, x, y):
+            seen.append(len(x))
+            return super().fit(x, y)
+
+    monkeypatch.setattr(linear_probe, "LogisticRegression", Fit)
+    linear_probe.linear_probe(Oracle(), flat_dataset(), torch.arange(0, 600, 6))
+    assert seen == [100]
+
+
+def with_seed_7(run):
+    return run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"seed": 7})})
+
+
+def test_the_numbers_of_a_model_are_stale_after_each_change(tmp_path):
+    run = make_data(write_project(tmp_path))
+    files.save_text(run.model_folder("qmvae", 0) / "model.json", "{}")
+    more = run.training["qmvae"].model_copy(update={"seeds": [0, 1, 2]})
+    others = [with_seed_7(run), run.model_copy(update={"training": run.training | {"qmvae": more}})]
+    found = [stage.fingerprint(other, "qmvae") for other in (run, *others)]
+    for place in ("models/qmvae/seed-0/model", "classifiers/mnist-strong"):
+        tensor_files.save(run.artifacts / f"{place}.safetensors", {"a": torch.ones(1)})
+        found.append(stage.fingerprint(run, "qmvae"))
+    assert len(set(found)) == 5
+
+
+def test_stale_numbers_are_computed_again(tmp_path, monkeypatch):
+    run = make_data(write_project(tmp_path))
+    files.save_text(run.model_folder("qmvae", 0) / "model.json", "{}")
+    made = iter(range(9))
+    monkeypatch.setattr(stage, "evaluate", lambda *_: {"number": next(made)})
+    found = []
+    for each in (run, run, with_seed_7(run)):
+        stage.run(each, ["qmvae"])
+        found.append(files.load_json(run.artifacts / "evaluation" / "qmvae.json")["number"])
+    assert found == [0, 0, 1]

@@ -116,6 +116,7 @@ def test_traversals_put_rows_beside_their_meanings():
     assert images.images[0].get_extent() == [-6.25, 6.25, 2.5, -0.5]  # five images, their middles from -5 to 5
     frames = [(frame.get_x(), frame.get_y(), frame.get_width()) for frame in images.patches]
     assert frames == [(-1.25, -0.5, 2.5), (-6.25, 0.5, 2.5), (3.75, 1.5, 2.5)]  # round the nearest of -5, -2.5, 0, ...
+    np.testing.assert_allclose(images.images[0].get_array(), figures.tile(cells))
     assert heat.images[0].get_array().tolist() == [[0.9], [0.0], [-0.04]]  # a dimension that is off has no colour
     assert [text.get_text() for text in heat.texts] == ["0.9", "0.8", "0.0", "1.00", "0.01", "0.20", "KL, nats"]
 
@@ -180,6 +181,27 @@ def test_labels_of_near_points_go_to_different_sides():
     assert len(set(corners[:3])) == 3 and corners[0][1] == -1 and corners[2][1] == 1
 
 
+def test_every_image_is_drawn_where_it_belongs():
+    def shades(*values):
+        return np.stack([np.full((4, 4, 3), value) for value in values])
+
+    def drawn(axes):
+        return [image.get_array()[0, 0, 0] for axis in axes for image in axis.images]
+
+    pictures = dict(zip(("x", "y", "result"), shades(0.1, 0.2, 0.3), strict=True))
+    assert drawn(figures.swap(pictures, ("6", "7")).axes) == [0.1, 0.2, 0.3]
+    assert drawn(figures.panels(pictures, columns=3).axes) == [0.1, 0.2, 0.3]
+    rows = {symbol: shades(i / 10, i / 10 + 0.05) for i, symbol in enumerate(("x", "y", "x-", "y-"))}
+    expected = [cell[0, 0, 0] for cells in rows.values() for cell in cells]
+    assert drawn(figures.quadruplets(rows, {symbol: [1, 2] for symbol in rows}).axes) == expected
+
+
+def test_references_stand_beside_their_rows():
+    conditions, references = np.zeros((3, 1, 4, 4)), np.stack([np.full((1, 4, 4), value) for value in (0.2, 0.4)])
+    picture = figures.under_conditions(conditions, np.zeros((2, 3, 1, 4, 4)), references)
+    np.testing.assert_allclose(picture[[2, 2 + 12, 2 + 18], 2, 0], [1, 0.2, 0.4])
+
+
 def test_the_same_figure_is_the_same_bytes_in_png_and_pdf(tmp_path):
     from qmvae.pipeline.artifacts import write_figure
 
@@ -189,4 +211,4 @@ def test_the_same_figure_is_the_same_bytes_in_png_and_pdf(tmp_path):
         write_figure(figures.panels({"a": picture, "b": picture}, columns=2), tmp_path / folder, "figure")
     for suffix in (".png", ".pdf"):
         first, second = ((tmp_path / folder / f"figure{suffix}").read_bytes() for folder in ("one", "two"))
-        assert first == second
+        assert first == second and b"CreationDate" not in first and b"Software" not in first

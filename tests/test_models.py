@@ -223,13 +223,24 @@ def calls(model, x, y):
 
 @every
 def test_the_terms_have_the_dtype_of_the_codes(name):
-    """So float64 runs, and in bfloat16 no term is rounded to two digits."""
+    """So float64 runs, and no term is a bfloat16."""
     model, images, labels = make(name)
     with torch.autocast("cpu", torch.bfloat16):
         terms = model.loss(images, labels)
     assert {term.dtype for term in terms.values()} == {torch.float32}
     terms = model.double().loss({m: x.double() for m, x in images.items()}, labels)
     assert {term.dtype for term in terms.values()} == {torch.float64}
+
+
+def test_which_models_fuse():
+    assert {name for name in MODELS if make(name)[0].is_fused} == {
+        "qmvae",
+        "translated",
+        "mvae",
+        "dmvae",
+        "jmvae",
+        "mopoe",
+    }
 
 
 @every

@@ -246,6 +246,7 @@ def test_wrong_images(images, message):
         make()[0].shared(images)
 
 
-def test_conv_needs_sides_divisible_by_8():
-    with pytest.raises(ValueError, match="svhn: conv needs sides divisible by 8, not 28x28"):
-        QMVAE({"svhn": (3, 28, 28)}, NETWORKS, make()[0].config)
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (28, 32), (32, 28)])
+def test_conv_needs_sides_divisible_by_8(height, width):
+    with pytest.raises(ValueError, match=f"svhn: conv needs sides divisible by 8, not {height}x{width}"):
+        QMVAE({"svhn": (3, height, width)}, NETWORKS, make()[0].config)

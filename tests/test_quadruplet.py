@@ -99,6 +99,14 @@ def test_triplets_within_a_modality_by_hand():
     assert torch.allclose(torch.stack([loss, positive, negative]), expected, rtol=1e-9)
 
 
+def test_triplets_have_a_random_positive_and_the_screened_negative():
+    codes = torch.tensor([[0.0], [1.0], [0.5], [3.0]])
+    _, positive, negative = triplet_terms(codes, torch.tensor([0, 0, 1, 2]), "semihard", 2.0)
+    assert (positive.item(), negative.item()) == ((1 + 1) / 4, (3 + 2) / 4)  # 0.5 is nearer than the positive
+    found = {triplet_terms(codes, torch.tensor([0, 0, 0, 1]), "hardest", 2.0)[1].item() for _ in range(100)}
+    assert found == {1.5 / 4, 2 / 4, 2.5 / 4}  # two anchors have positives at 0.5 and 1, the third has both at 0.5
+
+
 def test_triplets_do_not_see_how_far_a_modality_lies_from_the_others():
     torch.manual_seed(0)
     codes, labels = torch.randn(12, 3), torch.arange(12) % 3

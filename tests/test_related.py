@@ -13,7 +13,7 @@ from torch import distributions as D
 from qmvae.baselines import mmvae
 from qmvae.baselines.cvae import CVAE
 from qmvae.baselines.jmvae import JMVAE, gaussian_kl
-from qmvae.baselines.mmvae import Laplace
+from qmvae.baselines.mmvae import Laplace, importance_weighted, stack
 from qmvae.baselines.mmvaeplus import MMVAEPLUS
 from qmvae.baselines.mopoe import MOPOE
 from qmvae.baselines.vcca import VCCA
@@ -285,6 +285,27 @@ def evaluated(name):
     model = MODELS[name](dataset.shapes, dict.fromkeys(names, "mlp"), config)
     networks = [{m: kind(3) for m in names} for kind in (test_evaluation.Reader, test_evaluation.Off)]
     return model, Evaluator(dataset, *networks, 40, "all", seed=0).evaluate(model)
+
+
+def test_mmvaeplus_weights_the_gradient_of_an_experts_own_codes_only():
+    """DReG: the codes of the expert that they are drawn from get the gradient of the bound times their weight."""
+    model, images, labels = make("mmvaeplus", 2, 3, samples=4, epsilon=0.0, objective="dreg")
+    for likelihood in model.config.likelihood.values():
+        likelihood.weight = 0.01  # so that several samples have a weight
+    parameters = [*model.private_encoders.parameters(), *model.shared_encoders.parameters(), model.auxiliary_logits]
+    torch.manual_seed(1)
+    found = torch.autograd.grad(model.objective(images, labels)["loss"], parameters)
+    torch.manual_seed(1)
+    experts = stack({m: model.joint_expert(m, x) for m, x in images.items()})
+    codes, own = model.sample_codes(experts)
+    leaf = codes.detach().requires_grad_()
+    log_ratio = model.log_densities(Laplace(*(part.detach() for part in experts)), leaf)[1]
+    log_w = model.log_weights(log_ratio, leaf, images, None)
+    [grad] = torch.autograd.grad(-importance_weighted(log_w).mean(), leaf)
+    weights = log_w.detach().softmax(dim=1)[..., None]
+    expected = torch.autograd.grad(codes, parameters, torch.where(own, grad * weights, grad))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "cvae"])

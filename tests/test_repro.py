@@ -80,7 +80,9 @@ def test_a_link_out_of_the_repository_is_refused_before_any_work(tmp_path, monke
     repro.plan()
     (project / name).unlink()
     (project / name).symlink_to(scratch)
-    with pytest.raises(ParamsError, match=f"{name}: a link to {scratch}, but DVC has no outputs outside"):
+    with pytest.raises(
+        ParamsError, match=f"{name}: a link to {re.escape(str(scratch))}, but DVC has no outputs outside"
+    ):
         repro.plan(preset="tiny")
 
 
@@ -329,3 +331,11 @@ def test_classifiers_refuse_a_batch_larger_than_the_data(tmp_path):
     with pytest.raises(device.TrainingError, match=message):
         classifiers.run(run, "mnist")
     assert not (run.artifacts / "classifiers").exists()
+
+
+def test_a_failure_of_any_process_of_a_group_counts(tmp_path):
+    (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
+    group = [["--version"], ["no-such-command"]]
+    with open(tmp_path / "lock", "w") as lock:
+        assert repro.run_group(tmp_path, group, lock.fileno())[0]
+        assert repro.run_group(tmp_path, group[::-1], lock.fileno())[0]

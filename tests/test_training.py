@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from itertools import islice
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
-from tiny import ROOT, environment, make_data, write_params, write_project
+from test_models import make
+from tiny import ROOT, environment, make_data, write_archives, write_params, write_project
 
 from qmvae.data.dataset import Split
 from qmvae.pipeline import artifacts, checkpoint, files, jobs, params, tensor_files, threads, training
@@ -22,7 +24,15 @@ from qmvae.pipeline.device import TrainingError, resolve_device
 from qmvae.pipeline.sections import MODELS
 from qmvae.pipeline.stages import train as stage
 from qmvae.pipeline.training import Log
-from qmvae.train import BatchSampler, check_terms, lr_scale, make_optimizer, resolve_precision, training_steps
+from qmvae.train import (
+    BatchSampler,
+    check_terms,
+    lr_scale,
+    make_optimizer,
+    resolve_precision,
+    training_steps,
+    wants_compile,
+)
 
 
 @pytest.fixture
@@ -228,7 +238,7 @@ def test_a_run_broken_off_anywhere_goes_on_to_the_same_bytes(project, monkeypatc
         assert outcome(run.artifacts / "models") == undisturbed, stop
 
 
-def test_a_checkpoint_of_other_parameters_is_not_gone_on_from(project, monkeypatch, capsys):
+def test_a_model_of_other_parameters_is_trained_again(project, capsys):
     run = params.load()
     training.train_one(run, "qmvae", 0)
     before = outcome(run.artifacts / "progress")
@@ -238,6 +248,63 @@ def test_a_checkpoint_of_other_parameters_is_not_gone_on_from(project, monkeypat
     training.train_one(params.load(), "qmvae", 0)
     assert "kept" not in capsys.readouterr().out
     assert outcome(run.artifacts / "progress") != before
+
+
+def test_a_checkpoint_of_other_parameters_is_not_resumed(project, monkeypatch, capsys):
+    def stop(*arguments):
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        real = training.save_state
+        patch.setattr(training, "save_state", stop)
+        with pytest.raises(KeyboardInterrupt):
+            training.train_one(params.load(), "qmvae", 0)
+    write_params(project, lr=0.002)
+    training.train_one(params.load(), "qmvae", 0)
+    said = capsys.readouterr().out
+    assert "made with other parameters" in said and "continues from" not in said
+
+
+def test_a_fingerprint_has_all_that_a_result_depends_on(project, monkeypatch):
+    run = params.load()
+    own, settings = run.qmvae.model_copy(update={"beta": 1.0}), run.training["qmvae"].model_copy(update={"lr": 0.5})
+    changed = [
+        run.model_copy(update={"qmvae": own}),
+        run.model_copy(update={"modalities": dict.fromkeys(run.modalities, run.modalities["mnist"])}),
+        run.model_copy(update={"training": {"qmvae": settings}}),
+    ]
+    found = [training.fingerprint(other, "qmvae", 0) for other in (run, *changed)]
+    found.append(training.fingerprint(run, "qmvae", 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "0")
+        found.append(training.fingerprint(run, "qmvae", 0))
+    write_archives(project / "data", train=130)
+    found.append(training.fingerprint(make_data(project), "qmvae", 0))
+    assert len(set(found)) == 7
+
+
+def test_a_kill_between_the_two_files_of_a_model_leaves_no_finished_one(project, monkeypatch):
+    run = params.load()
+    training.train_one(run, "qmvae", 0)
+    folder, old = training.progress_folder(run, "qmvae", 0), training.fingerprint(run, "qmvae", 0)
+    write_params(project, lr=0.002)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.files, "save_json", stop)
+    with pytest.raises(KeyboardInterrupt):
+        training.train_one(params.load(), "qmvae", 0)
+    assert not training.is_trained(folder, old)
+
+
+def test_copies_of_the_model_are_kept_on_the_way(project):
+    run, folder = params.load(), project / "kept"
+    training.train_seed(run, "qmvae", 0, artifacts.load_dataset(run), folder, "", keep=(10, 20))
+    assert files.load_json(folder / "step-20" / "model.json")["steps"] == 20
+    first, last = (checkpoint.load_model(place).state_dict() for place in (folder / "step-10", folder))
+    assert any(not torch.equal(first[key], last[key]) for key in first)
 
 
 def test_a_run_with_another_value_that_is_stopped_loses_nothing_finished(project, capsys):
@@ -299,14 +366,14 @@ def test_sigkill_in_the_middle_then_on_to_the_same_bytes(project):
     write_params(project, steps=80, seeds=[0])
     run = params.load()
     command = [sys.executable, "-m", "qmvae", "train", "qmvae"]
-    process = subprocess.Popen(command, cwd=project, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=project, env=environment(), stderr=subprocess.DEVNULL)
     state = run.artifacts / "progress" / "qmvae" / "seed-0" / "checkpoint.safetensors"
     while not state.exists():
         assert process.poll() is None
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and not (run.artifacts / "models").exists()
-    said = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, check=True).stdout
     assert "continues from step" in said
     resumed = outcome(run.artifacts / "models")
     shutil.rmtree(run.artifacts / "progress")
@@ -334,13 +401,12 @@ def test_two_at_once_the_second_is_told(project):
             "a batch of 5000 is more than the .* training pairs; make presets.tiny.training.batch_size, "
             "or overrides.qmvae.batch_size where it has one, smaller",
         ),
-        (["gan"], {}, f"train: model 'gan': expected one of {', '.join(MODELS)}"),
     ],
 )
 def test_errors_of_the_command_are_one_message(project, arguments, changes, message):
     write_params(project, **changes)
     command = [sys.executable, "-m", "qmvae", "train", *arguments]
-    result = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True)
     assert result.returncode != 0 and "Traceback" not in result.stderr
     assert re.search(message, result.stderr), result.stderr
 
@@ -468,7 +534,7 @@ def test_seeds_side_by_side_end_in_the_bytes_of_each_alone(project, capsys):
     alone = outcome(run.artifacts / "models")
     shutil.rmtree(run.artifacts / "progress")
     command = [sys.executable, "-m", "qmvae", "train", "qmvae"]
-    said = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, check=True).stdout
     assert "step 20 of 30" in said and outcome(run.artifacts / "models") == alone
     capsys.readouterr()
     stage.run(run, ["qmvae"])
@@ -478,7 +544,7 @@ def test_seeds_side_by_side_end_in_the_bytes_of_each_alone(project, capsys):
 def test_a_failed_seed_ends_the_stage_with_its_message(project):
     write_params(project, lr=1e9, steps=200)
     command = [sys.executable, "-m", "qmvae", "train", "qmvae"]
-    run = subprocess.run(command, cwd=project, capture_output=True, text=True)
+    run = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True)
     assert run.returncode == 1 and "Traceback" not in run.stderr and not list(project.rglob("model.safetensors"))
     assert "try a smaller `lr`" in run.stderr
     assert re.search(r"train: `python -m qmvae train qmvae --seed \d` failed with exit status 1", run.stderr)
@@ -494,25 +560,33 @@ def still_runs(process: psutil.Process) -> bool:
 
 def test_jobs_end_with_the_process_that_started_them(project):
     write_params(project, steps=10**6)
-    stage = subprocess.Popen([sys.executable, "-m", "qmvae", "train", "qmvae"], cwd=project, stdout=subprocess.DEVNULL)
-    jobs, deadline = [], time.monotonic() + 60
-    while len(list(project.rglob("checkpoint.safetensors"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    command = [sys.executable, "-m", "qmvae", "train", "qmvae"]
+    stage = subprocess.Popen(command, cwd=project, env=environment(), stdout=subprocess.DEVNULL)
+    jobs = []
+    try:
+        while not list(project.rglob("checkpoint.safetensors")):
+            assert stage.poll() is None
+            time.sleep(0.05)
         jobs = psutil.Process(stage.pid).children()
-    stage.kill()
-    stage.wait()
-    assert jobs
-    deadline = time.monotonic() + 30
-    while any(map(still_runs, jobs)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        stage.kill()
+        stage.wait()
+        assert jobs
+        deadline = time.monotonic() + 300  # so that a job that stays does not stop the tests
+        while any(map(still_runs, jobs)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        stage.kill()
+        for job in jobs:
+            if still_runs(job):
+                job.kill()
 
 
 def test_threads_follow_the_load_in_bfloat16_alone(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     count = torch.get_num_threads()
     try:
-        torch.set_num_threads(4)
+        monkeypatch.setattr(threads, "DEFAULT", 4)
         free = threads.FreeThreads("bfloat16")
         for busy, expected in ((0.0, 4), (1.0, 3), (9.0, 1), (0.2, 4)):
             monkeypatch.setattr(free, "read", lambda busy=busy: (free.last[0] + 1, free.last[1] + busy))
@@ -558,3 +632,35 @@ def test_a_gpu_trains_and_resumes(project, name):
     rows = list(csv.DictReader(open(training.progress_folder(run, name, 0) / "log.csv")))
     assert [int(row["step"]) for row in rows] == list(range(5, 31, 5))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+
+
+def tiny_split(images, labels):
+    pixels = {m: x.mul(255).byte() for m, x in images.items()}
+    return Split(pixels, dict.fromkeys(images, labels), torch.arange(len(labels))[:, None].expand(-1, 2).int())
+
+
+def test_the_loop_gives_the_schedule_its_progress_and_checks_the_terms(monkeypatch):
+    model, images, labels = make("dmvae")
+    split = tiny_split(images, labels)
+    settings = SimpleNamespace(steps=4, batch_size=len(labels), cooldown=0.0, precision="float32", compile="off")
+    seen, real = [], model.schedule
+    monkeypatch.setattr(model, "schedule", lambda progress: (seen.append(progress), real(progress))[1])
+    list(training_steps(model, make_optimizer(model, 0.01), split, settings, 0))
+    assert seen == [0, 0.25, 0.5, 0.75]
+    monkeypatch.setattr(model, "objective", lambda *_, **__: {"elbo": torch.zeros(())})
+    with pytest.raises(ValueError, match="expected scalar tensors by name"):
+        next(training_steps(model, make_optimizer(model, 0.01), split, settings, 0))
+    assert type(make_optimizer(model, 0.01)) is torch.optim.Adam
+
+
+def test_the_epochs_of_neighbouring_seeds_differ_and_few_are_kept():
+    first, second = (BatchSampler(10, 10, seed=seed, device="cpu") for seed in (0, 1))
+    assert first.sample(1).tolist() != second.sample(0).tolist()
+    for step in range(5):
+        first.sample(step)
+    assert len(first.permutations) <= 2
+
+
+def test_which_settings_compile():
+    found = {(c, d): wants_compile(c, torch.device(d)) for c in ("on", "off", "auto") for d in ("cpu", "cuda")}
+    assert [key for key, value in found.items() if value] == [("on", "cpu"), ("on", "cuda"), ("auto", "cuda")]

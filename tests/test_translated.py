@@ -115,3 +115,11 @@ def test_without_the_additional_terms_the_objective_is_that_of_q_mvae():
         torch.manual_seed(1)
         losses.append(network.loss(images, labels, 0.0)["loss"])
     assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
+
+
+def test_the_shift_of_translations_is_that_of_the_parameters(monkeypatch):
+    model, images, labels = make("translated", shift=5)
+    seen = []
+    monkeypatch.setattr(translated, "shifted", lambda x, most: (seen.append(most), x)[1])
+    model.loss(images, labels)
+    assert seen and set(seen) == {5}

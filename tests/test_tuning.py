@@ -45,7 +45,7 @@ def test_a_class_whose_only_image_would_be_held_out_is_refused():
     whole = Dataset(numbered(60, 0), numbered(9, 1), {"a": "A", "b": "B"})
     whole.train.labels["a"][0] = 3
     whole.train.labels["b"][:9] = 3
-    run, chosen = params.load("subset"), tune.load(ROOT).validation
+    run, chosen = params.load("subset", ROOT), tune.load(ROOT).validation
     with pytest.raises(params.ParamsError, match=r"part: 0.1: leaves no training image of a of the classes \[3\]"):
         tune.split(whole, run, chosen)
 
@@ -75,7 +75,7 @@ def test_a_run_of_another_seed_does_not_continue_from_a_checkpoint(tmp_path, mon
 
 
 def test_every_entry_of_the_committed_file_fits_the_parameters():
-    run = params.load("subset")
+    run = params.load("subset", ROOT)
     tuning = tune.load(run.root)
     for name, entry in tuning.runs.items():
         changed = tune.with_entry(run, name, entry)
@@ -84,7 +84,7 @@ def test_every_entry_of_the_committed_file_fits_the_parameters():
 
 
 def test_faults_of_an_entry_name_their_place(tmp_path):
-    run = params.load("subset")
+    run = params.load("subset", ROOT)
     wrong = tune.Entry(model="qmvae", steps=1, seed=0, changes={"betta": 1.0})
     with pytest.raises(ValueError, match=r"tuning.yaml: runs.x.changes.betta: unknown key"):
         tune.with_entry(run, "x", wrong)
@@ -102,7 +102,7 @@ def test_faults_of_an_entry_name_their_place(tmp_path):
     ],
 )
 def test_faults_of_the_file_name_their_key(tmp_path, old, new, message):
-    text = (params.find_root() / tune.FILE).read_text()
+    text = (ROOT / tune.FILE).read_text()
     assert old in text
     (tmp_path / "ablations").mkdir()
     (tmp_path / tune.FILE).write_text(text.replace(old, new, 1))
@@ -212,7 +212,7 @@ def test_a_row_of_other_settings_is_named_and_kept(project, capsys):
 
 @pytest.mark.parametrize("other", [{"model": "dmvae"}, {"steps": "5"}, {"seed": "1"}, {"changes": '{"beta": -1.0}'}])
 def test_an_entry_is_compared_with_its_row(other):
-    run = params.load("subset")
+    run = params.load("subset", ROOT)
     entry = tune.Entry(model="qmvae", steps=4000, seed=0, changes={"kl_private": {"all": 3}})
     for same in ({}, {"kl_private": {"mnist": 3, "svhn": 3}}, {"a_setting_of_old": 1}):
         assert not tune.differs(run, "x", entry, row("x", changes=json.dumps(same)))
@@ -220,7 +220,7 @@ def test_an_entry_is_compared_with_its_row(other):
 
 
 def test_the_committed_rows_do_not_contradict_their_entries():
-    run = params.load("subset")
+    run = params.load("subset", ROOT)
     entries, rows = tune.load(run.root).runs, tune.read_rows(run.root / "reports" / "subset" / "tuning.csv")
     pairs = [(row["name"], entries[row["name"]], row) for row in rows if row["name"] in entries]
     assert pairs and not [name for name, entry, row in pairs if tune.differs(run, name, entry, row)]
@@ -232,7 +232,7 @@ def test_without_the_program_git_a_row_has_no_commit(tmp_path, monkeypatch):
 
 
 def test_the_tradeoff_keeps_modalities_apart_whose_names_begin_alike():
-    run = params.load("subset")
+    run = params.load("subset", ROOT)
     own = run.qmvae.model_copy(update={"kl_private": {"mnist": 1.0, "mnist_m": 1.0}})
     modalities = dict.fromkeys(("mnist", "mnist_m"), run.modalities["mnist"])
     run = run.model_copy(update={"qmvae": own, "modalities": modalities})
@@ -253,7 +253,7 @@ def test_the_tradeoff_keeps_modalities_apart_whose_names_begin_alike():
 
 
 def test_the_tradeoff_has_runs_of_other_kl_weights_only_and_marks_what_the_protocol_selects():
-    run = params.load("subset")
+    run = params.load("subset", ROOT)
     rows = tune.read_rows(run.root / "reports" / "subset" / "tuning.csv")
     entries = tune.load(run.root).runs
     whole = tune.tradeoff(rows, run, {"mnist": "MNIST", "svhn": "SVHN"}, entries)
