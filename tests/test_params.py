@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import yaml
-from tiny import COMMITTED, ROOT
+from tiny import COMMITTED, ROOT, environment
 
 import qmvae
 from ablations.ablate import with_change
@@ -306,7 +306,7 @@ def test_changes_by_modality_take_kinds_and_all_and_precede_the_section(tmp_path
 def test_a_data_folder_that_is_not_there_is_said_before_any_work(tmp_path):
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     command = [sys.executable, "-m", "qmvae", "plan", "--data", "/nowhere/at/all"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "folder: there is no /nowhere/at/all" in result.stderr
 
