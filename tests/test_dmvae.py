@@ -9,7 +9,7 @@ import torch
 from test_models import make, sample
 from torch import distributions as D
 
-from qmvae.baselines.dmvae import Discriminator, density_ratio, nt_xent
+from qmvae.baselines.dmvae import Discriminator, density_ratio, leaky_mlp, nt_xent
 from qmvae.data.dataset import Split
 from qmvae.model.gaussian import Gaussian
 from qmvae.train import make_optimizer, training_steps
@@ -201,3 +201,10 @@ def test_nt_xent_is_exact_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         found = nt_xent(a, b, 0.05)
     torch.testing.assert_close(found, nt_xent(a, b, 0.05))
+
+
+def test_the_slope_of_the_discriminators_layers():
+    layers = leaky_mlp(1, 1, 1)
+    for parameter in layers.parameters():
+        torch.nn.init.constant_(parameter, float(parameter.ndim == 2))
+    assert layers(torch.tensor([[-1.0], [3.0]])).flatten().tolist() == pytest.approx([-0.04, 3.0])

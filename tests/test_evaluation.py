@@ -229,6 +229,21 @@ def test_frechet_distance_against_scipy():
     assert cross_generation.frechet_distance(a, a) == pytest.approx(0, abs=1e-8)
 
 
+def test_no_two_chunks_and_no_two_seeds_share_private_codes(dataset, monkeypatch):
+    seen, real = [], Oracle.cross_generate
+
+    def recorded(self, images, target, seed=None, private=None):
+        seen.append(seed)
+        return real(self, images, target, seed, private)
+
+    monkeypatch.setattr(Oracle, "cross_generate", recorded)
+    monkeypatch.setattr(cross_generation, "chunk_size", lambda *shapes: 10)
+    for seed in (0, 1):
+        indices = torch.arange(40)
+        cross_generation.cross_generation(Oracle(), Reader(), Reader(), dataset, "mnist", "svhn", indices, seed)
+    assert len(seen) == len(set(seen)) == 8
+
+
 def test_joint_coherence_counts_agreement():
     model = Oracle()
     assert cross_generation.joint_coherence(model, {"mnist": Reader(), "svhn": Reader()}, 200, 0) == 1.0
@@ -323,6 +338,13 @@ def test_a_tiny_project_from_images_to_metrics(tmp_path, monkeypatch, one_thread
     first, second = (tables.table(found, part) for part in ("cross", "linear"))
     assert first.loc["chance level", ("svhn_to_mnist", "strong", "mean")] == pytest.approx(10)
     assert second.loc["Q-MVAE", ("both", "ours", "mean")] > 90 and len(tables.style(found, run.images.titles)) == 15
+
+    kinds = {"standard": "judges", "strong": "strong_judges", "supervised": "supervised"}
+    known = {kind: {"mnist": value, "svhn": value / 2} for kind, value in zip(kinds, (0.2, 0.4, 0.6), strict=True)}
+    files.save_json(run.artifacts / "classifiers" / "accuracy.json", known)
+    metrics.run(run)
+    again = files.load_json(run.reports / "metrics.json")
+    assert {kind: again[name] for kind, name in kinds.items()} == known
 
     longer = run.training["qmvae"].model_copy(update={"steps": 61})
     asked = run.model_copy(update={"training": run.training | {"qmvae": longer}})
