@@ -351,7 +351,7 @@ def run_all(run: params.Params, names: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="entries of ablations/tuning.yaml; all, if none is given")
-    with messages.one_message("tuning", "the same command"):
+    with messages.one_message("tuning", "the same command", OSError):
         run_all(params.load(params.SOURCE), parser.parse_args().names)
 
 

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 import yaml
-from tiny import ROOT, environment, make_data, write_project
+from tiny import ROOT, environment, make_data, write_params, write_project
 
-from qmvae.pipeline import code, training
+from qmvae.pipeline import code
 from qmvae.pipeline.sections import MODELS, Section
 from qmvae.pipeline.stages import code as stage
 
@@ -196,11 +196,24 @@ def test_cells_of_a_notebook_count_and_its_text_does_not(tmp_path):
     assert hashed() != before
 
 
-def test_the_fingerprint_of_training_follows_statements_and_not_words(copy, monkeypatch):
-    monkeypatch.setattr(code, "ROOT", copy)
-    run = make_data(write_project(copy))
-    before = training.fingerprint(run, "qmvae", 0)
-    edit(copy, "qmvae/data/dataset.py", '"""', '"""Other words. ', count=1)
-    assert training.fingerprint(run, "qmvae", 0) == before
-    edit(copy, "qmvae/data/dataset.py", "255", "256")
-    assert training.fingerprint(run, "qmvae", 0) != before
+def test_training_is_repeated_after_a_changed_statement_and_kept_after_changed_words(copy):
+    write_project(copy, seeds=[0], steps=10)
+    (copy / "qmvae").rename(copy / "package")
+    (copy / "place").mkdir()
+    (copy / "package").rename(copy / "place" / "qmvae")
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "qmvae", *arguments]
+        paths = environment(PYTHONPATH=str(copy / "place"), PYTHONDONTWRITEBYTECODE="1")
+        process = subprocess.run(command, cwd=copy, env=paths, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+        return process.stdout
+
+    make_data(copy)
+    assert "kept" not in run("train", "qmvae")
+    edit(copy, "place/qmvae/data/dataset.py", '"""', '"""Other words. ', count=1)
+    assert "kept" in run("train", "qmvae")
+    edit(copy, "place/qmvae/data/dataset.py", "255", "256")
+    assert "kept" not in run("train", "qmvae")
+    write_params(copy, seeds=[0], steps=12)
+    assert "kept" not in run("train", "qmvae")

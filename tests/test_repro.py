@@ -22,6 +22,7 @@ from qmvae.data.checks import DataError
 from qmvae.pipeline import artifacts, device, repro
 from qmvae.pipeline.files import FileError
 from qmvae.pipeline.params import ParamsError
+from qmvae.pipeline.sections import MODELS
 from qmvae.pipeline.stages import classifiers
 
 
@@ -283,7 +284,7 @@ def test_without_qmvae_only_the_numbers_can_be_made(tmp_path, monkeypatch):
     [
         ("train --seed 1", "--seed 1: expected a model before it"),
         ("train qmvae --seed 99", "--seed 99: expected one of qmvae's seeds: 0, 1"),
-        ("train gan", "model 'gan': expected one of qmvae"),
+        ("train gan", f"train: model 'gan': expected one of {', '.join(MODELS)}"),
         ("classifiers audio", "modality 'audio': expected one of mnist, svhn"),
     ],
 )

@@ -187,10 +187,7 @@ def write_entry(folder, part=0.1, **changes):
     [
         (lambda folder: (folder / "reports/tiny/tuning.csv").write_bytes(CSV.encode("utf-16")), "csv: cannot be read"),
         (lambda folder: (folder / "reports/tiny/tuning.csv").mkdir(), "csv: cannot be read"),
-        (
-            lambda folder: (folder / "artifacts/tiny/progress").write_text(""),
-            "cannot continue: .*Errno.*; correct that",
-        ),
+        (lambda folder: (folder / "artifacts/tiny/progress").write_text(""), "Errno"),
         (lambda folder: write_entry(folder, part=0.99), "tuning.yaml: validation.part: 0.99: .*expected 10 pairs"),
         (lambda folder: write_entry(folder, batch_size=60000), "tuning.yaml: runs.one: batch_size: 60,000 is more"),
         (lambda folder: write_entry(folder, betta=1.0), "tuning.yaml: runs.one.changes.betta: unknown key"),
@@ -198,8 +195,7 @@ def write_entry(folder, part=0.1, **changes):
 )
 def test_faults_end_in_a_message_before_any_training(project, spoil, message):
     spoil(project)
-    start = "" if message.startswith("cannot continue") else "tuning: .*"
-    with pytest.raises(SystemExit, match=f"^{start}{message}"):
+    with pytest.raises(SystemExit, match=f"^tuning: .*{message}"):
         tune.main()
 
 

@@ -8,15 +8,17 @@ EXPECTED = ("ParamsError", "DataError", "TrainingError", "FileError", "JobError"
 
 
 @contextlib.contextmanager
-def one_message(what: str, again: str = "`make repro`") -> Iterator[None]:
+def one_message(what: str, again: str = "`make repro`", *errors: type[Exception]) -> Iterator[None]:
     """End the process in one message on Ctrl-C and on errors that users can correct.
 
-    what: the command, for messages. again: the command that continues.
+    what: the command, for messages. again: the command that continues. errors: others whose text is enough.
     """
     try:
         yield
     except KeyboardInterrupt:
         sys.exit(f"\nstopped; {again} continues from here")
+    except errors as error:
+        sys.exit(f"{what}: {error}")
     except OSError as error:
         sys.exit(f"cannot continue: {error}; correct that, and {again} continues from here")
     except (ValueError, RuntimeError) as error:
