@@ -78,11 +78,8 @@ def with_entry(run: params.Params, name: str, entry: Entry) -> params.Params:
     """Return the run with the settings of one entry. Raises ParamsError, which names the key, on unknown settings."""
     model, where = entry.model, f"{FILE}: runs.{name}.changes"
     own = getattr(run, model), run.training[model]
-    try:
-        section, settings = with_changes(where, model, *own, entry.changes, run.modalities)
-        settings = settings.changed(where, {"steps": entry.steps, "seeds": [entry.seed]})
-    except ValueError as error:
-        raise params.ParamsError(str(error)) from None
+    section, settings = with_changes(where, model, *own, entry.changes, run.modalities)
+    settings = settings.changed(where, {"steps": entry.steps, "seeds": [entry.seed]})
     return run.model_copy(update={model: section, "training": run.training | {model: settings}})
 
 
@@ -237,10 +234,7 @@ def private_weights(run: params.Params, row: dict[str, str]) -> dict[str, float]
     """Return the private KL weight of each modality in a run. Raises ParamsError on what a model does not take."""
     section, where = getattr(run, row["model"]), f"tuning.csv: {row['name']}.changes"
     changes = {key: value for key, value in json.loads(row["changes"]).items() if key == "kl_private"}
-    try:
-        return section.changed(where, by_name(where, section, changes, run.modalities)).kl_private
-    except ValueError as error:
-        raise params.ParamsError(str(error)) from None
+    return section.changed(where, by_name(where, section, changes, run.modalities)).kl_private
 
 
 def is_final(run: params.Params, name: str, entry: Entry) -> bool:

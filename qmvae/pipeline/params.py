@@ -18,7 +18,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from qmvae.pipeline import files
 from qmvae.pipeline.schema import File, Params
-from qmvae.pipeline.sections import MODELS, NAME, TITLE
+from qmvae.pipeline.sections import MODELS, NAME, TITLE, ParamsError
 
 TEXTS = {  # of pydantic's faults, by type or by the pattern that a text does not match, where its own are no help
     "extra_forbidden": "unknown key; remove it or correct its spelling",
@@ -35,10 +35,6 @@ RESERVED = {  # names that no preset of the file may have
     "site": "reports/site is the website",
     "bench": "reports/bench has the measurements of speed",
 }
-
-
-class ParamsError(ValueError):
-    """params.yaml is not usable; the message names each key, what was found and what was expected."""
 
 
 def find_root(start: Path | None = None) -> Path:

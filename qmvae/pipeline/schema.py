@@ -19,6 +19,7 @@ from qmvae.pipeline.sections import (
     Name,
     Network,
     Pairs,
+    ParamsError,
     Preset,
     Section,
     Training,
@@ -121,12 +122,12 @@ def with_changes(
     """Return a model's section and its training with other values; each key of `changes` is one of either.
 
     where: the place of the changes, for messages. section: as `by_modality` returns it, and so is the result.
-    Raises ValueError on unknown keys and wrong values.
+    Raises ParamsError on unknown keys and wrong values.
     """
     own, shared = (set(type(part).model_fields) for part in (section, training))
     if unknown := set(changes) - own - shared:
         known = ", ".join(sorted(own | shared))
-        raise ValueError(f"{where}.{min(unknown)}: unknown key; {model} and training have {known}")
+        raise ParamsError(f"{where}.{min(unknown)}: unknown key; {model} and training have {known}")
     of_section, of_training = ({key: value for key, value in changes.items() if key in of} for of in (own, shared))
     of_section = by_name(where, section, of_section, modalities)
     return section.changed(where, of_section), training.changed(where, of_training)
@@ -135,14 +136,14 @@ def with_changes(
 def by_modality(where: str, section: Section, modalities: Modalities) -> Section:
     """Return the section with one entry for each modality in each mapping by modality.
 
-    where: the place of the section, for messages. Raises ValueError on other and on missing entries, see `by_name`.
+    where: the place of the section, for messages. Raises ParamsError on other and on missing entries, see `by_name`.
     """
     changes = by_name(where, section, dict(section), modalities)
     for key, entries in section:
         if isinstance(entries, dict) and (missing := [name for name in modalities if name not in changes[key]]):
             name, kind = missing[0], modalities[missing[0]].net
             fault = f"no entry for the modality {name}; expected one named {name}, {kind} or all"
-            raise ValueError(f"{where}.{key}: {fault}")
+            raise ParamsError(f"{where}.{key}: {fault}")
     return section.model_copy(update=changes)
 
 
@@ -150,14 +151,14 @@ def by_name(where: str, section: Section, changes: dict[str, Any], modalities: M
     """Return changes of a section, with the entries of mappings by modality under the modalities' names.
 
     An entry of params.yaml may have the name of a modality, the kind of its network, or `all`; the first of these that
-    is there counts. where: the place of the changes, for messages. Raises ValueError on other entries.
+    is there counts. where: the place of the changes, for messages. Raises ParamsError on other entries.
     """
     result = dict(changes)
     for key, entries in changes.items():
         if isinstance(entries, dict) and isinstance(getattr(section, key, None), dict):
             known = [*modalities, *get_args(Network), "all"]
             if unknown := sorted(set(entries) - set(known), key=str):
-                raise ValueError(f"{where}.{key}.{unknown[0]}: expected a modality, a kind or all: {', '.join(known)}")
+                raise ParamsError(f"{where}.{key}.{unknown[0]}: expected a modality, a kind or all: {', '.join(known)}")
             found = {name: [e for e in (name, part.net, "all") if e in entries] for name, part in modalities.items()}
             result[key] = {name: entries[names[0]] for name, names in found.items() if names}
     return result

@@ -24,6 +24,10 @@ Device = Literal["auto", "cpu", "cuda"]
 TestTime = Literal["mean", "sample"]
 
 
+class ParamsError(ValueError):
+    """params.yaml is not usable; the message names each key, what was found and what was expected."""
+
+
 def known_model(name: str) -> str:
     """Return the name of a model. Raises ValueError if `Models` has no section for it."""
     if name not in Models.model_fields:
@@ -40,11 +44,11 @@ class Section(BaseModel):
     def changed(self, where: str, changes: dict[str, Any]):
         """Return this section with other values under the given keys, checked again; a mapping keeps its other keys.
 
-        where: the place of the changes, for messages. Raises ValueError.
+        where: the place of the changes, for messages. Raises ParamsError.
         """
         values = self.model_dump()
         if unknown := set(changes) - set(values):
-            raise ValueError(f"{where}.{min(unknown)}: unknown key; expected one of {', '.join(sorted(values))}")
+            raise ParamsError(f"{where}.{min(unknown)}: unknown key; expected one of {', '.join(sorted(values))}")
         for key, value in changes.items():
             both = isinstance(value, dict) and isinstance(values[key], dict)
             values[key] = values[key] | value if both else value
@@ -53,7 +57,7 @@ class Section(BaseModel):
         except ValidationError as error:
             fault = error.errors()[0]
             key = ".".join(map(str, (where, *fault["loc"])))
-            raise ValueError(f"{key}: {fault['msg']} (found {fault['input']!r:.60})") from None
+            raise ParamsError(f"{key}: {fault['msg']} (found {fault['input']!r:.60})") from None
 
 
 Network = Literal["mlp", "conv"]
