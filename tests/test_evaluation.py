@@ -209,6 +209,22 @@ def test_contrast_is_that_of_the_target(dataset, monkeypatch):
     assert Evaluator(dataset, *networks, 40, 40, seed=0).evaluate(Oracle())["contrast"] == {"mnist": 0, "svhn": 1}
 
 
+def test_both_ways_to_decode_the_shared_code_are_measured(dataset, monkeypatch):
+    real = Encoder.forward
+    monkeypatch.setattr(Encoder, "forward", lambda self, x: Gaussian(real(self, x).mean, torch.full((len(x), 2), 2.0)))
+    networks = [dict.fromkeys(NAMES, Reader())] * 2
+    found = {}
+    for how in ("mean", "sample"):
+        model = Oracle()
+        model.config.test_time = how
+        found[how] = Evaluator(dataset, *networks, "all", 40, seed=0).evaluate(model)
+        assert found[how]["cross"] == found[how][f"cross_{how}"] and model.config.test_time == how
+    for part in ("cross_mean", "cross_sample"):
+        assert found["mean"][part] == found["sample"][part]
+    assert found["mean"]["cross_mean"] == {"mnist_to_svhn": 1.0, "svhn_to_mnist": 0.5}
+    assert all(0.1 < value < 0.4 for value in found["mean"]["cross_sample"].values())  # samples that cover all classes
+
+
 def test_the_calibration_is_that_of_samples(dataset, monkeypatch):
     real = Encoder.forward
     monkeypatch.setattr(Encoder, "forward", lambda self, x: Gaussian(real(self, x).mean, torch.full((len(x), 2), 2.0)))
@@ -269,7 +285,7 @@ def test_the_evaluator_has_every_part_for_any_names_and_numbers_of_classes_and_m
     networks = [{name: kind(classes) for name in names} for kind in (Reader, Off)]
     found = Evaluator(dataset, *networks, 40, "all", seed=0).evaluate(Oracle(classes, names))
     directions = {f"{a}_to_{b}" for a in names for b in names if a != b}
-    for part in ("cross", "cross_strong", "frechet", "translated", "translated_strong"):
+    for part in ("cross", "cross_strong", "cross_mean", "cross_sample", "frechet", "translated", "translated_strong"):
         assert found[part].keys() == directions, part
     assert found["cross"]["mnist_to_left_half"] == 1.0 and found["cross"]["svhn_to_mnist"] < 0.9
     assert found["contrast"].keys() == set(names) and found["linear"].keys() == {*names, "both"}

@@ -1,6 +1,9 @@
 """Table 1: images of one modality from images of the other, and their class by the classifiers (section 4.2.1)."""
 
+import copy
 import math
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -61,17 +64,14 @@ def cross_generation(
     classifier, strong: of `target`, a Classifier and a StrongClassifier in eval mode. indices: int64 (n,) into the test
     pairs. seed: of the private codes, and of the shared codes where the model samples them.
     """
-    split, classes, stride = dataset.test, dataset.classes, math.ceil(len(indices) / STRONG)
+    stride = math.ceil(len(indices) / STRONG)
     correct, correct_strong, features, deviations = [], [], [], []
-    for i, chunk in enumerate(indices.split(chunk_size(*dataset.shapes.values()))):
-        images, labels = split.batch(chunk)
-        truth = torch.searchsorted(classes, labels)
-        generated = model.cross_generate({source: images[source]}, target, seed=seed * 1_000_003 + i)
+    for generated, truth in generated_images(model, dataset, source, target, indices, seed):
         features.append(classifier.features(generated))
         correct.append(classifier.classes(features[-1]).argmax(dim=1) == truth)
         correct_strong.append(strong.predict(generated[::stride]) == truth[::stride])
         deviations.append(contrast(generated))
-    real = [(classifier.features(chunk), contrast(chunk)) for chunk in float_chunks(split.images[target])]
+    real = [(classifier.features(chunk), contrast(chunk)) for chunk in float_chunks(dataset.test.images[target])]
     real_features, real_deviations = (torch.cat(part) for part in zip(*real, strict=True))
     return CrossGeneration(
         share(correct),
@@ -79,6 +79,23 @@ def cross_generation(
         frechet_distance(torch.cat(features), real_features),
         (torch.cat(deviations).mean() / real_deviations.mean().clamp(min=1e-6)).item(),
     )
+
+
+def generated_images(
+    model: MultimodalVAE, dataset: Dataset, source: str, target: str, indices: Tensor, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield generated images and the indices of their conditions' classes, chunk by chunk; see `cross_generation`."""
+    for i, chunk in enumerate(indices.split(chunk_size(*dataset.shapes.values()))):
+        images, labels = dataset.test.batch(chunk)
+        generated = model.cross_generate({source: images[source]}, target, seed=seed * 1_000_003 + i)
+        yield generated, torch.searchsorted(dataset.classes, labels)
+
+
+def with_test_time(model: MultimodalVAE, test_time: str) -> MultimodalVAE:
+    """Return a model with the same weights that decodes the mean or a sample of the shared code."""
+    other = copy.copy(model)
+    other.config = SimpleNamespace(**vars(model.config) | {"test_time": test_time})
+    return other
 
 
 def share(correct: list[Tensor]) -> float:

@@ -7,7 +7,14 @@ from typing import Any
 import torch
 
 from qmvae.data.dataset import Dataset
-from qmvae.evaluate.cross_generation import cross_generation, joint_coherence, sample_indices
+from qmvae.evaluate.cross_generation import (
+    cross_generation,
+    generated_images,
+    joint_coherence,
+    sample_indices,
+    share,
+    with_test_time,
+)
 from qmvae.evaluate.disentanglement import active_dimensions, probe_codes, translation
 from qmvae.evaluate.linear_probe import linear_probe
 from qmvae.model.base import MultimodalVAE
@@ -38,7 +45,8 @@ class Evaluator:
     def evaluate(self, model: MultimodalVAE) -> dict[str, dict[str, float]]:
         """Return the measures by part, then by key. Accuracies and errors are fractions of 1.
 
-        By direction, <source>_to_<target>: cross, cross_strong and frechet (see CrossGeneration); translated and
+        By direction, <source>_to_<target>: cross, cross_strong and frechet (see CrossGeneration); cross_mean and
+        cross_sample, which are `cross` with the mean and with a sample of the shared code; translated and
         translated_strong (see Translation). By modality: contrast, a mean over the directions to it; linear and
         calibration, these two also for `both`. By <modality>_<measure>: style, a mean over the directions to it.
         By <modality>_<code>_<what>: probes. By <modality>_<code>: active and nats. coherence has the key `joint`.
@@ -49,7 +57,9 @@ class Evaluator:
         dataset, seed = self.dataset, self.seed
         for network in (model, *self.classifiers.values(), *self.strong.values()):
             network.to(memory_format=torch.channels_last)  # twice as fast
-        found: dict[str, dict[str, float]] = {part: {} for part in ("cross", "cross_strong", "frechet")}
+        found: dict[str, dict[str, float]] = {
+            part: {} for part in ("cross", "cross_strong", "cross_mean", "cross_sample", "frechet")
+        }
         contrast: dict[str, list[float]] = {}
         style: dict[str, list[float]] = {}
         for a, b in permutations(dataset.shapes, 2):
@@ -57,6 +67,9 @@ class Evaluator:
             cross = cross_generation(model, *classifiers, dataset, a, b, self.conditions, seed)
             found["cross"][key], found["cross_strong"][key], found["frechet"][key], ratio = cross
             contrast.setdefault(b, []).append(ratio)
+            for how in ("mean", "sample"):
+                used = how == model.config.test_time
+                found[f"cross_{how}"][key] = cross.accuracy if used else self.accuracy(with_test_time(model, how), a, b)
             if model.sizes["private"]:
                 result = translation(model, *classifiers, dataset, a, b, seed)
                 found.setdefault("translated", {})[key] = result.accuracy
@@ -73,3 +86,9 @@ class Evaluator:
             found["active"], found["nats"] = active_dimensions(model, dataset.test)
             found["coherence"] = {"joint": joint_coherence(model, self.classifiers, len(self.conditions), seed)}
         return found
+
+    @torch.no_grad()
+    def accuracy(self, model: MultimodalVAE, source: str, target: str) -> float:
+        """Return Table 1's accuracy alone, see `cross_generation`."""
+        chunks = generated_images(model, self.dataset, source, target, self.conditions, self.seed)
+        return share([self.classifiers[target].predict(generated) == truth for generated, truth in chunks])

@@ -163,7 +163,7 @@ def runner_up(metrics: dict, titles: dict[str, str], part: str) -> str:
         return "Q-MVAE against the runner-up: a paired test needs Q-MVAE, another model and two seeds at least."
     lines = []
     for key, mine in ours[part].items():
-        rivals = {name: values[part][key] for name, values in others.items() if key in values[part]}
+        rivals = {name: values[part][key] for name, values in others.items() if key in values.get(part, {})}
         if rivals:
             name = max(rivals, key=lambda n: rivals[n]["mean"])
             both = verdicts.pairs(mine["seeds"], rivals[name]["seeds"])
