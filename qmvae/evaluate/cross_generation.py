@@ -81,6 +81,15 @@ def cross_generation(
     )
 
 
+@torch.no_grad()
+def accuracy(
+    model: MultimodalVAE, classifier: Any, dataset: Dataset, source: str, target: str, indices: Tensor, seed: int
+) -> float:
+    """Return the accuracy of `cross_generation` alone, a fraction of 1."""
+    chunks = generated_images(model, dataset, source, target, indices, seed)
+    return share([classifier.predict(generated) == truth for generated, truth in chunks])
+
+
 def generated_images(
     model: MultimodalVAE, dataset: Dataset, source: str, target: str, indices: Tensor, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
